@@ -1,0 +1,130 @@
+import type { Clock } from '../clock.ts'
+import type { Credential } from '../credential/credential.ts'
+import type { DpsError, DpsPhase } from '../errors.ts'
+import type { Transport } from '../transport/transport.ts'
+
+/** PEM text, PEM bytes, or several of either. */
+export type PemInput = string | Uint8Array | readonly (string | Uint8Array)[]
+
+export interface TrustOptions {
+  /**
+   * `'bundled'`: exactly the two roots in `roots/`. `'system'`: the certificate store of the platform, as files; never
+   * Node's own list. `'none'`: only `extraRoots`. Default `'bundled'`.
+   */
+  roots?: 'bundled' | 'system' | 'none'
+  /** Further roots, PEM. Each must be a self-signed CA certificate; anything else is refused. Default none. */
+  extraRoots?: PemInput
+}
+
+export interface TlsOptions {
+  /** `'security'` puts AES-256 of each pair first, `'performance'` AES-128. Default `'security'`. */
+  cipherPreference?: 'security' | 'performance'
+  /**
+   * Appends the documented legacy suites (static RSA, no forward secrecy) after the recommended ones, in the named
+   * order, and reports a warning event. Default off.
+   */
+  legacyCiphers?: 'security' | 'performance'
+  /** Replaces the recommended list: OpenSSL names, in order of preference. Default: the recommended suites. */
+  ciphers?: readonly string[]
+  /** Key-exchange groups in order of preference. Must contain the curve of an EC device key. Default X25519, P-256, P-384. */
+  curves?: readonly string[]
+  /** May be raised; the minimum is always TLS 1.2. Default `'TLSv1.2'`. */
+  maxVersion?: 'TLSv1.2' | 'TLSv1.3'
+  /** Resume TLS sessions within this process, never across credentials. Default true. */
+  sessionResumption?: boolean
+}
+
+/** All in milliseconds; integers of at least 1. Each phase has its own limit; `totalMs` bounds all of them together. */
+export interface TimeoutOptions {
+  /** The whole call, waits and retries included. Default 120 000. */
+  totalMs?: number
+  /** Name resolution. Default 10 000. */
+  dnsMs?: number
+  /** TCP connection. Default 15 000. */
+  tcpMs?: number
+  /** TLS handshake; generous, because an RSA key on a small board under load needs seconds. Default 30 000. */
+  tlsMs?: number
+  /** MQTT CONNECT to CONNACK. Default 15 000. */
+  connectMs?: number
+  /** SUBSCRIBE to SUBACK. Default 15 000. */
+  subscribeMs?: number
+  /** Register request to its reply. Default 30 000. */
+  registerMs?: number
+  /** Status request to its reply. Default 30 000. */
+  pollMs?: number
+}
+
+export interface RetryOptions {
+  /**
+   * Consecutive failures allowed per step (connecting, registering, polling) before the last one is thrown; a success
+   * of the step starts the count again. 1 means no retry. Default 8.
+   */
+  maxAttempts?: number
+  /** First back-off ceiling, ms. Each further failure doubles it; the delay is uniform between 0 and it. Default 1 000. */
+  baseDelayMs?: number
+  /** Largest back-off ceiling, ms. Jitter stays full at it, because that is when a fleet is in step. Default 60 000. */
+  maxDelayMs?: number
+  /** Uniform random wait before the first packet, ms: for devices that power up together. Default 0. */
+  startDelayMs?: number
+  /** Gap before the next status request where the service names none, and never less than this, ms. Default 2 000. */
+  pollIntervalMs?: number
+}
+
+/** Progress, as plain data. */
+export type DpsEvent =
+  | { readonly type: 'phase-started'; readonly phase: DpsPhase }
+  | { readonly type: 'phase-ended'; readonly phase: DpsPhase; readonly durationMs: number; readonly ok: boolean }
+  | {
+      /** The same step will be tried again after `delayMs`, because of `error`. */
+      readonly type: 'retry'
+      readonly step: 'connect' | 'register' | 'poll'
+      /** Failures of this step in a row so far. */
+      readonly attempt: number
+      readonly delayMs: number
+      readonly error: DpsError
+    }
+  | {
+      /** The service is still assigning; the next status request follows after `delayMs`. */
+      readonly type: 'assigning'
+      readonly operationId: string
+      readonly delayMs: number
+    }
+  | { readonly type: 'warning'; readonly message: string }
+
+export interface ProvisioningClientOptions {
+  /** The id scope of the provisioning service instance, such as `0ne00000000`. */
+  idScope: string
+  credential: Credential
+  /**
+   * The host name of the service: sent as SNI and verified in the certificate.
+   * Default `global.azure-devices-provisioning.net`.
+   */
+  host?: string
+  /** Default 8883 for MQTT. */
+  port?: number
+  /** The address to dial in place of `host` (a private endpoint, an emulator). `host` is still what is verified. */
+  connectTo?: string
+  /** Default `'mqtt'`. */
+  transport?: 'mqtt' | Transport
+  trust?: TrustOptions
+  tls?: TlsOptions
+  /** Device API version. Default `2019-03-31`. */
+  apiVersion?: string
+  /** Informational product name sent to the service. Default `dps-device-client/<version>`. */
+  userAgent?: string
+  /** Time and chance; for tests. Default: the system's. */
+  clock?: Clock
+  timeouts?: TimeoutOptions
+  retry?: RetryOptions
+  /** Receives progress while a call runs. It is never called after the call has settled; what it throws is reported as a process warning. */
+  onEvent?: (event: DpsEvent) => void
+}
+
+export interface RegisterOptions {
+  /** Handed to a custom allocation function: a JSON object. */
+  payload?: Readonly<Record<string, unknown>>
+  /** Cancels the call: it rejects with code CANCELLED and leaves nothing running. */
+  signal?: AbortSignal
+  /** Overrides `timeouts.totalMs` for this call. */
+  timeoutMs?: number
+}

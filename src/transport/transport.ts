@@ -1,0 +1,90 @@
+import type { TLSSocket } from 'node:tls'
+import type { DpsPhase } from '../errors.ts'
+
+/** What a handshake settled on. `root` is the subject CN of the root that validated the chain, or `'unknown'`. */
+export interface TlsFacts {
+  /** `'TLSv1.2'` */
+  readonly protocol: string
+  /** OpenSSL's name of the suite. */
+  readonly cipher: string
+  /** Key-exchange group, such as `'X25519'`; `'unknown'` where the suite has none or Node does not tell. */
+  readonly curve: string
+  readonly root: string
+  readonly resumed: boolean
+}
+
+/** A socket whose chain, host name and policy have been verified, and what was agreed on it. */
+export interface DialedSocket {
+  readonly socket: TLSSocket
+  readonly tls: TlsFacts
+  /** Network round trips spent until here (TCP and TLS). */
+  readonly roundTrips: number
+}
+
+export interface ConnectionFacts extends TlsFacts {
+  /** Name of the transport. */
+  readonly transport: string
+  /** Network round trips until the session could take a request. */
+  readonly roundTrips: number
+}
+
+/** A request in the service's terms. `register` starts an operation, `query` asks for its status. */
+export type TransportRequest =
+  | { readonly kind: 'register'; readonly body: string }
+  | { readonly kind: 'query'; readonly operationId: string }
+
+/** A reply as it came, unbelieved: `protocol/response.ts` decides what it means. */
+export interface RawReply {
+  /** HTTP-like status: 200, 202, 401 … */
+  readonly status: number
+  /** The text of `retry-after`, if there was one. */
+  readonly retryAfter: string | undefined
+  readonly body: Uint8Array
+}
+
+/** All that a transport is given for one connection. */
+export interface TransportContext {
+  /** Name that is verified: for HTTP's `Host` and the like. */
+  readonly host: string
+  /** The caller's `port`, or undefined for the transport's own default. */
+  readonly port: number | undefined
+  readonly idScope: string
+  readonly registrationId: string
+  readonly apiVersion: string
+  readonly userAgent: string
+  /** A reply larger than this is refused with REPLY_TOO_LARGE. Bytes. */
+  readonly maxReplyBytes: number
+  /** Aborts with a DpsError as its reason when a phase limit, the deadline or the caller ends this step. */
+  readonly signal: AbortSignal
+  /** Announces the phase that begins now; ends the one before. Starts that phase's limit. */
+  enter(phase: DpsPhase): void
+  /** Opens a verified connection to the service: the only way to a socket. Enters `dns`, `tcp` and `tls` itself. */
+  dial(port: number): Promise<DialedSocket>
+  /** A fresh token for this registration, or undefined where the TLS handshake authenticates. */
+  token(): Promise<string | undefined>
+}
+
+/**
+ * How requests reach the service. Three verbs, one rule each:
+ *
+ * - `open` resolves when a request may be sent, and rejects with a DpsError of the phase that failed. When
+ *   `context.signal` aborts it gives up at once, rejects with the signal's reason and leaves nothing open.
+ * - `request` sends one request and resolves with the reply that answers *it*; replies to anything else are ignored.
+ *   It rejects with CONNECTION_LOST if the connection ends first, and with the signal's reason on abort.
+ *   One request at a time.
+ * - `close` ends the session in good order. It never throws, may be called in any state and more than once, and a
+ *   pending request then rejects. When its promise resolves nothing of the session is left.
+ *
+ * What does not belong here: polling, retrying, waiting, parsing of bodies, reading of options.
+ */
+export interface Transport {
+  /** Short name for events and the assignment, such as `'mqtt'`. */
+  readonly name: string
+  open(context: TransportContext): Promise<TransportSession>
+}
+
+export interface TransportSession {
+  readonly connection: ConnectionFacts
+  request(request: TransportRequest, signal: AbortSignal): Promise<RawReply>
+  close(): Promise<void>
+}
