@@ -119,6 +119,11 @@ export const ERROR_CODES = facts({
     retryable: true,
     hint: 'The connection ended before an answer came; try again, and look at middle boxes if it always happens in the same phase.',
   },
+  TRANSPORT_FAILED: {
+    family: 'usage',
+    retryable: false,
+    hint: 'A transport or credential of your own threw something that is no DpsError: see `cause`.',
+  },
   SERVER_UNTRUSTED: {
     family: 'trust',
     retryable: false,

@@ -73,7 +73,12 @@ export interface RetryOptions {
 /** Progress, as plain data. */
 export type DpsEvent =
   | { readonly type: 'phase-started'; readonly phase: DpsPhase }
-  | { readonly type: 'phase-ended'; readonly phase: DpsPhase; readonly durationMs: number; readonly ok: boolean }
+  | {
+      readonly type: 'phase-ended'
+      readonly phase: DpsPhase
+      readonly durationMs: number
+      readonly ok: boolean
+    }
   | {
       /** The same step will be tried again after `delayMs`, because of `error`. */
       readonly type: 'retry'

@@ -1,5 +1,8 @@
 import type { TLSSocket } from 'node:tls'
 import type { DpsPhase } from '../errors.ts'
+import type { RawReply } from '../protocol/response.ts'
+
+export type { RawReply } from '../protocol/response.ts'
 
 /** What a handshake settled on. `root` is the subject CN of the root that validated the chain, or `'unknown'`. */
 export interface TlsFacts {
@@ -32,15 +35,6 @@ export interface ConnectionFacts extends TlsFacts {
 export type TransportRequest =
   | { readonly kind: 'register'; readonly body: string }
   | { readonly kind: 'query'; readonly operationId: string }
-
-/** A reply as it came, unbelieved: `protocol/response.ts` decides what it means. */
-export interface RawReply {
-  /** HTTP-like status: 200, 202, 401 … */
-  readonly status: number
-  /** The text of `retry-after`, if there was one. */
-  readonly retryAfter: string | undefined
-  readonly body: Uint8Array
-}
 
 /** All that a transport is given for one connection. */
 export interface TransportContext {

@@ -1,0 +1,49 @@
+import type { DeviceRegistration } from '../protocol/response.ts'
+import type { PhaseTimings } from '../registration/phases.ts'
+import type { RegistrationResult } from '../registration/run.ts'
+import type { ConnectionFacts } from '../transport/transport.ts'
+
+/** Where a device belongs, and how it was learnt. Frozen through and through. */
+export interface Assignment {
+  /** In the spelling of the credential. */
+  readonly registrationId: string
+  /** May differ from the registration id (individual enrollments). */
+  readonly deviceId: string
+  /** Host name of the IoT hub, as the service spells it. */
+  readonly assignedHub: string
+  readonly status: 'assigned'
+  /** `initialAssignment`, `deviceDataMigrated`, `deviceDataReset`, `reprovisionedToInitialAssignment`, or newer. */
+  readonly substatus: string | undefined
+  /** What a custom allocation function returned. */
+  readonly payload: Readonly<Record<string, unknown>> | undefined
+  readonly etag: string | undefined
+  readonly createdAt: Date | undefined
+  readonly lastUpdatedAt: Date | undefined
+  /** Raw; absent means `classic`. */
+  readonly connectionProfile: string | undefined
+  readonly connection: AssignmentConnection
+}
+
+export interface AssignmentConnection extends ConnectionFacts {
+  /** Milliseconds per phase, summed over retries, and `total`. */
+  readonly timingsMs: PhaseTimings
+}
+
+export function createAssignment({ registration, connection, timingsMs }: RegistrationResult): Assignment {
+  return deepFreeze({
+    ...(registration satisfies DeviceRegistration),
+    connection: { ...connection, timingsMs },
+  })
+}
+
+/** Without recursion: a payload may be nested as deep as a hostile reply is long. */
+function deepFreeze<T extends object>(root: T): T {
+  const open: object[] = [root]
+  for (let value = open.pop(); value !== undefined; value = open.pop()) {
+    Object.freeze(value)
+    for (const child of Object.values(value)) {
+      if (typeof child === 'object' && child !== null && !Object.isFrozen(child)) open.push(child)
+    }
+  }
+  return root
+}

@@ -1,0 +1,35 @@
+export type { Assignment, AssignmentConnection } from './assignment/assignment.ts'
+export { ProvisioningClient } from './client.ts'
+export { type Clock, systemClock } from './clock.ts'
+export type { Credential, CurveName, Identity, TlsIdentity } from './credential/credential.ts'
+export { type SasSignerOptions, type SymmetricKeyOptions, sasSigner, symmetricKey } from './credential/sas.ts'
+export { type X509Options, x509 } from './credential/x509.ts'
+export {
+  DpsError,
+  type DpsErrorCode,
+  type DpsErrorDetails,
+  type DpsErrorFamily,
+  type DpsPhase,
+} from './errors.ts'
+export type {
+  DpsEvent,
+  PemInput,
+  ProvisioningClientOptions,
+  RegisterOptions,
+  RetryOptions,
+  TimeoutOptions,
+  TlsOptions,
+  TrustOptions,
+} from './options/options.ts'
+export type { PhaseTimings } from './registration/phases.ts'
+export { BUNDLED_ROOTS, type BundledRoot } from './tls/roots.ts'
+export type {
+  ConnectionFacts,
+  DialedSocket,
+  RawReply,
+  TlsFacts,
+  Transport,
+  TransportContext,
+  TransportRequest,
+  TransportSession,
+} from './transport/transport.ts'

@@ -1,0 +1,200 @@
+import { version } from '../../package.json'
+import { type Clock, MAX_TIMER_MS, systemClock } from '../clock.ts'
+import type { Credential } from '../credential/credential.ts'
+import { DpsError, type DpsPhase } from '../errors.ts'
+import { printable } from '../printable.ts'
+import { checkIdScope } from '../protocol/wire.ts'
+import type { Transport } from '../transport/transport.ts'
+import type {
+  DpsEvent,
+  ProvisioningClientOptions,
+  RetryOptions,
+  TlsOptions,
+  TrustOptions,
+} from './options.ts'
+
+export const DEFAULT_HOST = 'global.azure-devices-provisioning.net'
+/** The stable version every region and cloud has taken since 2019. */
+export const DEFAULT_API_VERSION = '2019-03-31'
+
+export type ResolvedRetry = Readonly<Required<RetryOptions>>
+
+/** The options after validation: complete, copied and frozen. */
+export interface ResolvedOptions {
+  readonly idScope: string
+  readonly credential: Credential
+  readonly host: string
+  readonly port: number | undefined
+  readonly connectTo: string | undefined
+  readonly transport: 'mqtt' | Transport
+  readonly trust: Readonly<TrustOptions>
+  readonly tls: Readonly<TlsOptions>
+  readonly apiVersion: string
+  readonly userAgent: string
+  readonly clock: Clock
+  readonly totalMs: number
+  readonly limits: Readonly<Partial<Record<DpsPhase, number>>>
+  readonly retry: ResolvedRetry
+  readonly onEvent: ((event: DpsEvent) => void) | undefined
+}
+
+const TIMEOUTS = {
+  totalMs: 120_000,
+  dnsMs: 10_000,
+  tcpMs: 15_000,
+  tlsMs: 30_000,
+  connectMs: 15_000,
+  subscribeMs: 15_000,
+  registerMs: 30_000,
+  pollMs: 30_000,
+} as const
+
+const RETRY = {
+  maxAttempts: 8,
+  baseDelayMs: 1000,
+  maxDelayMs: 60_000,
+  startDelayMs: 0,
+  pollIntervalMs: 2000,
+} as const
+
+const KNOWN = new Set([
+  'idScope',
+  'credential',
+  'host',
+  'port',
+  'connectTo',
+  'transport',
+  'trust',
+  'tls',
+  'apiVersion',
+  'userAgent',
+  'clock',
+  'timeouts',
+  'retry',
+  'onEvent',
+])
+
+/**
+ * Validates the options once. The caller's objects are copied, never written to.
+ *
+ * @throws DpsError OPTION_INVALID, phase `config`, naming the option and its rule
+ */
+export function resolveOptions(options: ProvisioningClientOptions): ResolvedOptions {
+  object('options', options)
+  // A misspelt option that is silently ignored is a policy that silently does not apply.
+  refuseUnknown('', options, KNOWN)
+  const { credential, transport = 'mqtt', clock = systemClock, onEvent } = options
+  if (typeof credential?.load !== 'function') {
+    throw invalid('credential', 'must be made by x509(), symmetricKey() or sasSigner()')
+  }
+  if (transport !== 'mqtt' && typeof transport?.open !== 'function') {
+    throw invalid('transport', "must be 'mqtt' or a Transport")
+  }
+  if (onEvent !== undefined && typeof onEvent !== 'function') throw invalid('onEvent', 'must be a function')
+  for (const method of ['now', 'monotonic', 'random', 'sleep', 'after'] as const) {
+    if (typeof clock[method] !== 'function') throw invalid('clock', `must have the method ${method}`)
+  }
+  const timeouts = numbers('timeouts', options.timeouts, TIMEOUTS, 1)
+  const retry = numbers('retry', options.retry, RETRY, 0)
+  if (retry.maxAttempts < 1) throw invalid('retry.maxAttempts', 'must be at least 1')
+  return Object.freeze({
+    idScope: checkIdScope(options.idScope),
+    credential,
+    host: hostName('host', options.host ?? DEFAULT_HOST),
+    port: options.port === undefined ? undefined : port(options.port),
+    connectTo: options.connectTo === undefined ? undefined : hostName('connectTo', options.connectTo),
+    transport,
+    trust: Object.freeze({ ...object('trust', options.trust ?? {}) }),
+    tls: Object.freeze({ ...object('tls', options.tls ?? {}) }),
+    apiVersion: token(
+      'apiVersion',
+      options.apiVersion ?? DEFAULT_API_VERSION,
+      /^\d{4}-\d{2}-\d{2}(-preview)?$/,
+    ),
+    userAgent: token(
+      'userAgent',
+      options.userAgent ?? `dps-device-client/${version}`,
+      /^[\x20-\x7e]{1,128}$/,
+    ),
+    clock,
+    totalMs: timeouts.totalMs,
+    limits: Object.freeze({
+      dns: timeouts.dnsMs,
+      tcp: timeouts.tcpMs,
+      tls: timeouts.tlsMs,
+      connect: timeouts.connectMs,
+      subscribe: timeouts.subscribeMs,
+      register: timeouts.registerMs,
+      poll: timeouts.pollMs,
+    }),
+    retry,
+    onEvent,
+  })
+}
+
+/** @throws DpsError OPTION_INVALID unless `value` is a whole number of milliseconds that a timer can hold */
+export function checkMs(name: string, value: unknown, min: number): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < min || value > MAX_TIMER_MS) {
+    throw invalid(name, `must be a whole number from ${min} to ${MAX_TIMER_MS}`)
+  }
+  return value
+}
+
+/** @throws DpsError OPTION_INVALID when `value` has a property that nothing reads */
+export function refuseUnknown(prefix: string, value: object, known: ReadonlySet<string>): void {
+  for (const name of Object.keys(value)) {
+    if (!known.has(name)) {
+      throw invalid(`${prefix}${printable(name, 40)}`, `is not an option; known are ${[...known].join(', ')}`)
+    }
+  }
+}
+
+function numbers<T extends Readonly<Record<string, number>>>(
+  group: string,
+  given: Partial<Record<keyof T, number>> | undefined,
+  defaults: T,
+  min: number,
+): Readonly<Record<keyof T, number>> {
+  const values: Record<string, number> = { ...defaults }
+  object(group, given ?? {})
+  refuseUnknown(`${group}.`, given ?? {}, new Set(Object.keys(defaults)))
+  for (const [name, value] of Object.entries(given ?? {})) {
+    if (value !== undefined) values[name] = checkMs(`${group}.${name}`, value, min)
+  }
+  return Object.freeze(values) as Readonly<Record<keyof T, number>>
+}
+
+function object<T extends object>(name: string, value: T): T {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw invalid(name, 'must be an object')
+  return value
+}
+
+function hostName(name: string, value: unknown): string {
+  const ip = typeof value === 'string' && /^[0-9A-Fa-f:.]+$/.test(value) && value.includes(':')
+  if (
+    typeof value !== 'string' ||
+    (!ip && !/^(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(value))
+  ) {
+    throw invalid(name, 'must be a host name or an IP address, without scheme, path or port')
+  }
+  return value.toLowerCase()
+}
+
+function port(value: unknown): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > 65_535) {
+    throw invalid('port', 'must be a whole number from 1 to 65535')
+  }
+  return value
+}
+
+function token(name: string, value: unknown, rule: RegExp): string {
+  if (typeof value !== 'string' || !rule.test(value)) {
+    throw invalid(name, `must match ${rule.source}`)
+  }
+  return value
+}
+
+function invalid(name: string, rule: string): DpsError {
+  return new DpsError('OPTION_INVALID', 'config', `${name} ${rule}`)
+}

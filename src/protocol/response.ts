@@ -1,0 +1,202 @@
+import { DpsError, type DpsPhase } from '../errors.ts'
+import { printable } from '../printable.ts'
+import { parseRetryAfter } from './retry-after.ts'
+import { classifyFailure, classifyRefusal, type Refusal } from './status.ts'
+import { checkOperationId } from './wire.ts'
+
+/** A reply as it came from a transport, not yet believed. */
+export interface RawReply {
+  /** HTTP-like status: 200, 202, 401 … */
+  readonly status: number
+  /** The text of `retry-after`, if there was one. */
+  readonly retryAfter: string | undefined
+  readonly body: Uint8Array
+}
+
+/** `DeviceRegistrationResult` of an assigned device, checked field by field. */
+export interface DeviceRegistration {
+  readonly registrationId: string
+  readonly deviceId: string
+  readonly assignedHub: string
+  readonly status: 'assigned'
+  readonly substatus: string | undefined
+  readonly payload: Readonly<Record<string, unknown>> | undefined
+  readonly etag: string | undefined
+  readonly createdAt: Date | undefined
+  readonly lastUpdatedAt: Date | undefined
+  readonly connectionProfile: string | undefined
+}
+
+/** A reply that has been read and believed. Refusals are data too: the engine decides whether to repeat the step. */
+export type ServiceReply =
+  | { readonly kind: 'assigning'; readonly operationId: string; readonly retryAfterMs: number | undefined }
+  | { readonly kind: 'assigned'; readonly registration: DeviceRegistration }
+  | { readonly kind: 'refused'; readonly error: DpsError }
+
+export interface ReplyContext {
+  readonly phase: DpsPhase
+  readonly registrationId: string
+  /** The operation being asked about; undefined for the register request itself. */
+  readonly operationId: string | undefined
+  /** Wall clock, for a `retry-after` that is a date. */
+  readonly nowMs: number
+}
+
+type Json = Record<string, unknown>
+
+/**
+ * Reads one reply to a register or status request.
+ *
+ * The status of the reply says how the *request* went, `status` in the body how the *operation* stands: a 200 can carry
+ * a failure.
+ *
+ * @throws DpsError REPLY_MALFORMED or REPLY_INCOMPLETE, phase `parse`
+ */
+export function parseReply(raw: RawReply, context: ReplyContext): ServiceReply {
+  const retryAfterMs = parseRetryAfter(raw.retryAfter, context.nowMs)
+  if (raw.status >= 300) {
+    const body = tryJsonObject(raw.body)
+    return {
+      kind: 'refused',
+      error: refusal(
+        context,
+        classifyRefusal(raw.status, integer(body.errorCode)),
+        raw.status,
+        body,
+        retryAfterMs,
+      ),
+    }
+  }
+  if (raw.status !== 200 && raw.status !== 202) throw malformed(`has the unexpected status ${raw.status}`)
+
+  const body = jsonObject(raw.body)
+  const status = typeof body.status === 'string' ? body.status.toLowerCase() : undefined
+  if (status === 'assigning' || (status === undefined && raw.status === 202)) {
+    const operationId = body.operationId ?? context.operationId
+    if (typeof operationId !== 'string') throw malformed('says assigning but carries no operationId')
+    return { kind: 'assigning', operationId: checkOperationId(operationId), retryAfterMs }
+  }
+  if (status === 'assigned')
+    return { kind: 'assigned', registration: registration(body.registrationState, context) }
+  if (status === undefined) throw malformed('carries no status')
+
+  const state = isObject(body.registrationState) ? body.registrationState : body
+  const found: Refusal =
+    status === 'disabled' ? { code: 'REGISTRATION_DISABLED' } : classifyFailure(integer(state.errorCode))
+  return { kind: 'refused', error: refusal(context, found, status, state, retryAfterMs) }
+}
+
+function registration(value: unknown, context: ReplyContext): DeviceRegistration {
+  if (!isObject(value)) throw incomplete('registrationState')
+  const { assignedHub, deviceId, registrationId, payload } = value
+  if (typeof assignedHub !== 'string' || assignedHub === '') throw incomplete('assignedHub')
+  if (typeof deviceId !== 'string' || deviceId === '') throw incomplete('deviceId')
+  if (assignedHub.length > 253 || !/^[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?$/.test(assignedHub)) {
+    throw malformed(`names a hub that is no host name: "${printable(assignedHub, 80)}"`)
+  }
+  // It goes into topics and user names, so what would change their meaning must not be in it.
+  if (!/^[A-Za-z0-9\-._:%*?!(),=@$']{1,128}$/.test(deviceId)) {
+    throw malformed(`carries a deviceId that no hub takes: "${printable(deviceId, 140)}"`)
+  }
+  if (
+    typeof registrationId === 'string' &&
+    registrationId.toLowerCase() !== context.registrationId.toLowerCase()
+  ) {
+    throw malformed(
+      `is about another device: "${printable(registrationId, 140)}", not "${context.registrationId}"`,
+    )
+  }
+  return {
+    registrationId: context.registrationId,
+    deviceId,
+    assignedHub,
+    status: 'assigned',
+    substatus: text(value.substatus),
+    payload: isObject(payload) ? payload : undefined,
+    etag: text(value.etag),
+    createdAt: date(value.createdDateTimeUtc),
+    lastUpdatedAt: date(value.lastUpdatedDateTimeUtc),
+    connectionProfile: text(value.connectionProfile),
+  }
+}
+
+function refusal(
+  context: ReplyContext,
+  found: Refusal,
+  status: number | string,
+  body: Json,
+  retryAfterMs: number | undefined,
+): DpsError {
+  const errorCode = integer(body.errorCode)
+  const said = text(body.message) ?? text(body.errorMessage)
+  const what =
+    typeof status === 'number' ? `answered ${status}` : `ended the registration as "${printable(status, 40)}"`
+  const detail = errorCode ? `, code ${errorCode}` : ''
+  return new DpsError(
+    found.code,
+    context.phase,
+    `the service ${what}${detail}${said ? `: ${printable(said)}` : ''}`,
+    {
+      retryable: found.retryable,
+      retryAfterMs,
+      serviceErrorCode: errorCode || undefined,
+      trackingId: typeof body.trackingId === 'string' ? printable(body.trackingId, 80) : undefined,
+      serverTime: date(body.timestampUtc),
+      hint: found.hint,
+    },
+  )
+}
+
+const UTF8 = new TextDecoder('utf-8', { fatal: true })
+
+function jsonObject(bytes: Uint8Array): Json {
+  let value: unknown
+  try {
+    const json = UTF8.decode(bytes)
+    // An own property of this name survives JSON.parse and poisons the first merge it meets in the application.
+    value = /__proto__|\\u/.test(json) ? JSON.parse(json, withoutProto) : JSON.parse(json)
+  } catch (cause) {
+    throw malformed('is not JSON in UTF-8', cause)
+  }
+  if (!isObject(value)) throw malformed('is JSON but no object')
+  return value
+}
+
+/** The body of a refusal only adds detail: where it cannot be read, the status alone has to do. */
+function tryJsonObject(bytes: Uint8Array): Json {
+  try {
+    return jsonObject(bytes)
+  } catch {
+    return {}
+  }
+}
+
+function withoutProto(key: string, value: unknown): unknown {
+  return key === '__proto__' ? undefined : value
+}
+
+function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function text(value: unknown): string | undefined {
+  return typeof value === 'string' && value !== '' ? value : undefined
+}
+
+function integer(value: unknown): number | undefined {
+  return typeof value === 'number' && Number.isSafeInteger(value) ? value : undefined
+}
+
+function date(value: unknown): Date | undefined {
+  if (typeof value !== 'string' || value.length > 40) return undefined
+  const parsed = new Date(value)
+  return Number.isNaN(parsed.getTime()) ? undefined : parsed
+}
+
+function malformed(what: string, cause?: unknown): DpsError {
+  return new DpsError('REPLY_MALFORMED', 'parse', `the reply ${what}`, cause === undefined ? {} : { cause })
+}
+
+function incomplete(field: string): DpsError {
+  return new DpsError('REPLY_INCOMPLETE', 'parse', `the reply says assigned but carries no ${field}`)
+}

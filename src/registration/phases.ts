@@ -1,0 +1,106 @@
+import type { Clock } from '../clock.ts'
+import { DpsError, type DpsPhase } from '../errors.ts'
+import type { DpsEvent } from '../options/options.ts'
+
+/** Milliseconds each phase took, summed over repeats, and `total`. Phases that did not occur are absent. */
+export type PhaseTimings = Readonly<Partial<Record<DpsPhase, number>> & { total: number }>
+
+/** A limit per phase in milliseconds; a phase without one is bounded by the deadline alone. */
+export type PhaseLimits = Readonly<Partial<Record<DpsPhase, number>>>
+
+/** One effect under way: the signal that ends it, and the announcements it makes. */
+export interface Scope {
+  readonly signal: AbortSignal
+  enter(phase: DpsPhase): void
+}
+
+/**
+ * Knows which phase a call is in: measures it, reports it and ends it when its limit has passed. One for each call; at
+ * most one scope at a time.
+ */
+export class PhaseTracker {
+  readonly #clock: Clock
+  readonly #limits: PhaseLimits
+  readonly #emit: (event: DpsEvent) => void
+  readonly #startedAt: number
+  readonly #spent = new Map<DpsPhase, number>()
+  #controller: AbortController | undefined
+  #phase: DpsPhase | undefined
+  #enteredAt = 0
+  #disarm: (() => void) | undefined
+  /** The phase entered last, for errors that are found between phases. */
+  last: DpsPhase = 'config'
+
+  constructor(clock: Clock, limits: PhaseLimits, emit: (event: DpsEvent) => void) {
+    this.#clock = clock
+    this.#limits = limits
+    this.#emit = emit
+    this.#startedAt = clock.monotonic()
+  }
+
+  /**
+   * Runs `work` until it settles or the scope is aborted, whichever is first, and never longer: a transport that
+   * ignores its signal cannot hold the call.
+   */
+  async run<T>(work: (scope: Scope) => Promise<T>): Promise<T> {
+    const controller = new AbortController()
+    this.#controller = controller
+    const { signal } = controller
+    let onAbort: (() => void) | undefined
+    let abandoned = false
+    try {
+      const aborted = new Promise<never>((_, reject) => {
+        onAbort = () => reject(signal.reason)
+        signal.addEventListener('abort', onAbort, { once: true })
+      })
+      const enter = (phase: DpsPhase) => {
+        if (!abandoned) this.#enter(phase)
+      }
+      const value = await Promise.race([work({ signal, enter }), aborted])
+      this.#leave(true)
+      return value
+    } catch (error) {
+      abandoned = true
+      this.#leave(false)
+      throw error
+    } finally {
+      if (onAbort !== undefined) signal.removeEventListener('abort', onAbort)
+      this.#controller = undefined
+    }
+  }
+
+  /** Ends the scope that is running, if one is. */
+  abort(error: DpsError): void {
+    this.#controller?.abort(error)
+  }
+
+  timings(): PhaseTimings {
+    const total = this.#clock.monotonic() - this.#startedAt
+    return Object.freeze({ ...Object.fromEntries(this.#spent), total })
+  }
+
+  #enter(phase: DpsPhase): void {
+    if (phase === this.#phase) return
+    this.#leave(true)
+    this.#phase = this.last = phase
+    this.#enteredAt = this.#clock.monotonic()
+    const limitMs = this.#limits[phase]
+    if (limitMs !== undefined) {
+      this.#disarm = this.#clock.after(limitMs, () =>
+        this.abort(new DpsError('TIMEOUT', phase, `no answer within ${limitMs} ms in phase ${phase}`)),
+      )
+    }
+    this.#emit({ type: 'phase-started', phase })
+  }
+
+  #leave(ok: boolean): void {
+    const phase = this.#phase
+    if (phase === undefined) return
+    this.#phase = undefined
+    this.#disarm?.()
+    this.#disarm = undefined
+    const durationMs = this.#clock.monotonic() - this.#enteredAt
+    this.#spent.set(phase, (this.#spent.get(phase) ?? 0) + durationMs)
+    this.#emit({ type: 'phase-ended', phase, durationMs, ok })
+  }
+}

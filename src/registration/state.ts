@@ -1,0 +1,54 @@
+import type { DpsError } from '../errors.ts'
+import type { DeviceRegistration } from '../protocol/response.ts'
+
+/** What is asked of the service next. The operation id outlives the connection it was given on. */
+export type Step = { readonly kind: 'register' } | { readonly kind: 'poll'; readonly operationId: string }
+
+export type StepName = 'connect' | Step['kind']
+
+/** Failures in a row, per step: a budget each, so that a bad link does not use up the patience for a busy service. */
+export type Failures = Readonly<Record<StepName, number>>
+
+export type State =
+  | { readonly name: 'idle' }
+  | { readonly name: 'opening'; readonly step: Step; readonly failures: Failures }
+  | { readonly name: 'requesting'; readonly step: Step; readonly failures: Failures }
+  | {
+      readonly name: 'waiting'
+      readonly step: Step
+      readonly failures: Failures
+      readonly connected: boolean
+    }
+  | { readonly name: 'settled' }
+
+export type RegistrationEvent =
+  | { readonly name: 'start' }
+  | { readonly name: 'opened' }
+  /** No session could be opened. */
+  | { readonly name: 'open-failed'; readonly error: DpsError }
+  /** The service took the request and is at work. */
+  | { readonly name: 'assigning'; readonly operationId: string; readonly retryAfterMs: number | undefined }
+  | { readonly name: 'assigned'; readonly registration: DeviceRegistration }
+  /** The service answered no; the session is still good. */
+  | { readonly name: 'refused'; readonly error: DpsError }
+  /** The request got no answer; the session is gone. */
+  | { readonly name: 'lost'; readonly error: DpsError }
+  | { readonly name: 'waited' }
+  /** The caller or the deadline ended it, in whatever state. */
+  | { readonly name: 'stopped'; readonly error: DpsError }
+
+/** Why the engine waits: `schedule.ts` turns it into milliseconds. */
+export type Wait =
+  | { readonly reason: 'start' }
+  | { readonly reason: 'assigning'; readonly operationId: string; readonly retryAfterMs: number | undefined }
+  | { readonly reason: 'retry'; readonly step: StepName; readonly failures: number; readonly error: DpsError }
+
+export type Effect =
+  | { readonly name: 'open' }
+  | { readonly name: 'request'; readonly step: Step }
+  /** `keep` is false where the session is of no more use and must be closed first. */
+  | { readonly name: 'wait'; readonly wait: Wait; readonly keep: boolean }
+  | { readonly name: 'resolve'; readonly registration: DeviceRegistration }
+  | { readonly name: 'reject'; readonly error: DpsError }
+  /** The event came after the end: nothing is left to do. */
+  | { readonly name: 'none' }

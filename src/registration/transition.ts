@@ -1,0 +1,101 @@
+import type { DpsErrorCode } from '../errors.ts'
+import type { Effect, Failures, RegistrationEvent, State, Step, StepName } from './state.ts'
+
+export const IDLE: State = { name: 'idle' }
+
+const NO_FAILURES: Failures = { connect: 0, register: 0, poll: 0 }
+const SETTLED: State = { name: 'settled' }
+const REGISTER: Step = { kind: 'register' }
+
+/**
+ * Failures after which the same step is tried again within one call. Everything else ends the call: a refusal of the
+ * identity, an untrusted server or a malformed reply would only be met again.
+ */
+const REPEATED: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
+  'DNS_FAILED',
+  'CONNECTION_REFUSED',
+  'NETWORK_UNREACHABLE',
+  'CONNECTION_LOST',
+  'TIMEOUT',
+  'TLS_FAILED',
+  'THROTTLED',
+  'SERVICE_UNAVAILABLE',
+  'CONFLICT',
+])
+
+type Next = readonly [State, Effect]
+type Row = { readonly [E in RegistrationEvent as E['name']]?: (event: E) => Next }
+
+/**
+ * The registration as a table: `(state, event)` to the next state and the one thing to do. Pure. An event that the
+ * table does not list for a state is a defect of the caller and throws; after the end every event is ignored.
+ *
+ *     idle ──start──▶ waiting ──waited──▶ opening ──opened──▶ requesting ──assigned──▶ settled
+ *                        ▲                   │                    │
+ *                        └────── open-failed, assigning, refused, lost ◀──┘        any ──stopped──▶ settled
+ */
+export function transition(state: State, event: RegistrationEvent, maxAttempts: number): Next {
+  if (state.name === 'settled') return [SETTLED, { name: 'none' }]
+  if (event.name === 'stopped') return [SETTLED, { name: 'reject', error: event.error }]
+  const move = rows(state, maxAttempts)[event.name] as ((event: RegistrationEvent) => Next) | undefined
+  if (move === undefined) throw new TypeError(`no transition from ${state.name} on ${event.name}`)
+  return move(event)
+}
+
+function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): Row {
+  switch (state.name) {
+    case 'idle':
+      return {
+        start: () => [
+          { name: 'waiting', step: REGISTER, failures: NO_FAILURES, connected: false },
+          { name: 'wait', wait: { reason: 'start' }, keep: true },
+        ],
+      }
+    case 'opening':
+      return {
+        opened: () => request(state.step, { ...state.failures, connect: 0 }),
+        'open-failed': ({ error }) => retry('connect', state, error, false, maxAttempts),
+      }
+    case 'requesting':
+      return {
+        assigning: ({ operationId, retryAfterMs }) => [
+          { name: 'waiting', step: { kind: 'poll', operationId }, failures: NO_FAILURES, connected: true },
+          { name: 'wait', wait: { reason: 'assigning', operationId, retryAfterMs }, keep: true },
+        ],
+        assigned: ({ registration }) => [SETTLED, { name: 'resolve', registration }],
+        refused: ({ error }) => retry(state.step.kind, state, error, true, maxAttempts),
+        lost: ({ error }) => retry(state.step.kind, state, error, false, maxAttempts),
+      }
+    case 'waiting':
+      return {
+        waited: () =>
+          state.connected
+            ? request(state.step, state.failures)
+            : [{ name: 'opening', step: state.step, failures: state.failures }, { name: 'open' }],
+      }
+  }
+}
+
+function request(step: Step, failures: Failures): Next {
+  return [
+    { name: 'requesting', step, failures },
+    { name: 'request', step },
+  ]
+}
+
+function retry(
+  name: StepName,
+  state: { readonly step: Step; readonly failures: Failures },
+  error: Extract<RegistrationEvent, { name: 'lost' }>['error'],
+  connected: boolean,
+  maxAttempts: number,
+): Next {
+  const count = state.failures[name] + 1
+  if (!REPEATED.has(error.code) || !error.retryable || count >= maxAttempts) {
+    return [SETTLED, { name: 'reject', error }]
+  }
+  return [
+    { name: 'waiting', step: state.step, failures: { ...state.failures, [name]: count }, connected },
+    { name: 'wait', wait: { reason: 'retry', step: name, failures: count, error }, keep: connected },
+  ]
+}
