@@ -1,0 +1,84 @@
+// Completes dist/ after tsup: ESM entries, their types, the bill of materials and the notices of what is bundled.
+
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const dist = join(root, 'dist')
+const require = createRequire(import.meta.url)
+const readJson = (path) => JSON.parse(readFileSync(path, 'utf8'))
+const own = readJson(join(root, 'package.json'))
+
+const metafile = join(dist, 'metafile-esm.json')
+const { outputs } = readJson(metafile)
+rmSync(metafile)
+
+// An ESM entry holds no code, so `import` and `require` are the same module instances.
+for (const subpath of Object.keys(own.exports)) {
+  const target = own.exports[subpath].import?.default
+  if (target === undefined) continue
+  const name = target.slice('./dist/'.length, -'.mjs'.length)
+  const names = Object.keys(require(join(dist, `${name}.cjs`))).filter((key) => key !== '__esModule')
+  if (names.length === 0) throw new Error(`dist/${name}.cjs exports nothing`)
+  writeFileSync(
+    join(dist, `${name}.mjs`),
+    `import implementation from './${name}.cjs'\nexport const { ${names.sort().join(', ')} } = implementation\n`,
+  )
+  writeFileSync(join(dist, `${name}.d.mts`), `export * from './${name}.cjs'\n`)
+}
+
+// Only what esbuild really put into a file counts: a devDependency that was shaken away is not shipped.
+const folders = new Set()
+for (const { inputs } of Object.values(outputs)) {
+  for (const [path, { bytesInOutput }] of Object.entries(inputs)) {
+    const match = /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)
+    if (match && bytesInOutput > 0) folders.add(match[1])
+  }
+}
+const bundled = [...folders]
+  .map((folder) => ({ folder: join(root, folder), manifest: readJson(join(root, folder, 'package.json')) }))
+  .sort((a, b) => a.manifest.name.localeCompare(b.manifest.name))
+
+const purl = ({ name, version }) => `pkg:npm/${name.replace('@', '%40')}@${version}`
+const licence = ({ license }) =>
+  / OR | AND |[()]/.test(license) ? [{ expression: license }] : [{ license: { id: license } }]
+const component = (manifest, type) => ({
+  type,
+  'bom-ref': purl(manifest),
+  name: manifest.name,
+  version: manifest.version,
+  purl: purl(manifest),
+  licenses: licence(manifest),
+})
+writeFileSync(
+  join(dist, 'sbom.cdx.json'),
+  `${JSON.stringify(
+    {
+      bomFormat: 'CycloneDX',
+      specVersion: '1.5',
+      version: 1,
+      metadata: { component: component(own, 'library') },
+      components: bundled.map(({ manifest }) => component(manifest, 'library')),
+      dependencies: [{ ref: purl(own), dependsOn: bundled.map(({ manifest }) => purl(manifest)) }],
+    },
+    null,
+    1,
+  )}\n`,
+)
+
+const notices = bundled.map(({ folder, manifest }) => {
+  const file = readdirSync(folder).find((name) => /^licen[cs]e/i.test(name))
+  if (file === undefined) throw new Error(`${manifest.name} is bundled but has no licence file`)
+  const title = `${manifest.name} ${manifest.version} (${manifest.license})`
+  return `${title}\n${'-'.repeat(title.length)}\n\n${readFileSync(join(folder, file), 'utf8').trim()}\n`
+})
+writeFileSync(
+  join(dist, 'THIRD-PARTY-NOTICES.txt'),
+  `This package contains code of the following packages.\n\n${notices.join('\n\n')}`,
+)
+
+console.error(
+  `dist: ${bundled.map(({ manifest }) => `${manifest.name}@${manifest.version}`).join(', ') || 'nothing'} bundled`,
+)

@@ -1,0 +1,143 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it } from 'vitest'
+
+// The flow is options → credential → TLS policy → transport → registration → assignment, and imports follow it.
+
+const src = fileURLToPath(new URL('../src/', import.meta.url))
+
+interface Import {
+  readonly from: string
+  readonly to: string
+  readonly typeOnly: boolean
+  readonly dynamic: boolean
+}
+
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'))
+
+function importsOf(file: string): Import[] {
+  const text = readFileSync(join(src, file), 'utf8')
+  const found: Import[] = []
+  const add = (specifier: string, typeOnly: boolean, dynamic: boolean) => {
+    const to = specifier.startsWith('.') ? relative(src, resolve(src, dirname(file), specifier)) : specifier
+    found.push({ from: file, to, typeOnly, dynamic })
+  }
+  for (const [, clause = '', specifier = ''] of text.matchAll(
+    /^(?:import|export)\b([^'";]*?)from '([^']+)'/gms,
+  )) {
+    add(specifier, /^\s*type\b/.test(clause), false)
+  }
+  for (const [, specifier = ''] of text.matchAll(/^import '([^']+)'/gm)) add(specifier, false, false)
+  for (const [, specifier = ''] of text.matchAll(/\bimport\('([^']+)'\)/g)) add(specifier, false, true)
+  return found
+}
+
+const imports = files.flatMap(importsOf)
+const isLeaf = (name: string) =>
+  /^(errors|clock|printable)\.ts$/.test(name) || name.startsWith('protocol/') || name === '../package.json'
+const folder = (name: string) => (name.includes('/') ? name.slice(0, name.indexOf('/')) : '')
+
+const FLOW = ['options', 'credential', 'tls', 'transport', 'registration', 'assignment']
+
+/** Static imports that are left in the running program, from `entry` on. */
+function reachable(entry: string): Set<string> {
+  const seen = new Set<string>()
+  const open = [entry]
+  for (let file = open.pop(); file !== undefined; file = open.pop()) {
+    if (seen.has(file)) continue
+    seen.add(file)
+    for (const i of imports) if (i.from === file && !i.typeOnly && !i.dynamic) open.push(i.to)
+  }
+  return seen
+}
+
+describe('the dependency rule', () => {
+  it('reads the imports of every file', () => {
+    expect(imports.length).toBeGreaterThan(50)
+    expect(imports).toContainEqual({ from: 'client.ts', to: 'tls/dial.ts', typeOnly: false, dynamic: false })
+    expect(imports).toContainEqual({
+      from: 'transport/select.ts',
+      to: 'transport/mqtt/mqtt.ts',
+      typeOnly: false,
+      dynamic: true,
+    })
+  })
+
+  for (const [index, name] of FLOW.entries()) {
+    it(`${name}/ imports leaves and what comes before it`, () => {
+      const allowed = new Set(FLOW.slice(0, index + 1))
+      const wrong = imports.filter(
+        (i) =>
+          folder(i.from) === name &&
+          !i.typeOnly &&
+          !i.to.startsWith('node:') &&
+          !isLeaf(i.to) &&
+          i.to.endsWith('.ts') &&
+          !allowed.has(folder(i.to)),
+      )
+      expect(wrong).toEqual([])
+    })
+  }
+
+  it('registration/ sees transports as a type only', () => {
+    expect(
+      imports.filter((i) => folder(i.from) === 'registration' && folder(i.to) === 'transport' && !i.typeOnly),
+    ).toEqual([])
+  })
+
+  it('protocol/ and the transition table import no Node module', () => {
+    const pure = (name: string) => folder(name) === 'protocol' || name === 'registration/transition.ts'
+    expect(
+      imports.filter((i) => pure(i.from) && (i.to.startsWith('node:') || !i.to.endsWith('.ts'))),
+    ).toEqual([])
+    expect(
+      imports.filter(
+        (i) => folder(i.from) === 'protocol' && !i.typeOnly && !isLeaf(i.to) && folder(i.to) !== 'protocol',
+      ),
+    ).toEqual([])
+  })
+
+  it('only tls/ opens sockets on the client’s side', () => {
+    const opens = imports.filter(
+      (i) =>
+        /^node:(net|tls|dgram|http|http2|https)$/.test(i.to) && !i.typeOnly && folder(i.from) !== 'emulator',
+    )
+    expect([...new Set(opens.map((i) => folder(i.from)))]).toEqual(['tls'])
+  })
+
+  it('the emulator shares nothing with the client but errors and clock', () => {
+    const shared = imports.filter(
+      (i) => folder(i.from) === 'emulator' && i.to.endsWith('.ts') && folder(i.to) !== 'emulator',
+    )
+    for (const i of shared) expect(['errors.ts', 'clock.ts', 'printable.ts']).toContain(i.to)
+    expect(imports.filter((i) => folder(i.to) === 'emulator' && folder(i.from) !== 'emulator')).toEqual([])
+  })
+
+  it('nothing imports the composition root but the entry', () => {
+    expect(imports.filter((i) => i.to === 'client.ts').map((i) => i.from)).toEqual(['index.ts'])
+  })
+})
+
+describe('what the main entry loads', () => {
+  it('is no transport, no emulator, no MQTT.js, no node-forge, no ws', () => {
+    const loaded = [...reachable('index.ts')]
+    const heavy = loaded.filter((name) =>
+      /^(mqtt|mqtt-packet|node-forge|ws)(\/|$)|^emulator\/|^transport\/mqtt\//.test(name),
+    )
+    expect(heavy).toEqual([])
+    expect(loaded).toContain('tls/dial.ts')
+  })
+})
+
+describe('time and chance', () => {
+  it('are read in clock.ts alone', () => {
+    const readers = files.filter((file) => {
+      const code = readFileSync(join(src, file), 'utf8').replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, '')
+      return /\bDate\.now\b|\bnew Date\(\)|\bMath\.random\b|\bset(Timeout|Interval|Immediate)\b|performance\.now/.test(
+        code,
+      )
+    })
+    expect(readers).toEqual(['clock.ts'])
+  })
+})

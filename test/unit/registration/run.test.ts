@@ -1,0 +1,359 @@
+import { getEventListeners } from 'node:events'
+import { describe, expect, it } from 'vitest'
+import { DpsError } from '../../../src/errors.ts'
+import type { DpsEvent } from '../../../src/options/options.ts'
+import type { RawReply } from '../../../src/protocol/response.ts'
+import { type RegistrationPlan, runRegistration } from '../../../src/registration/run.ts'
+import type { TransportRequest, TransportSession } from '../../../src/transport/transport.ts'
+import { testClock } from '../../support/clock.ts'
+import { expectDpsError } from '../../support/expect-dps-error.ts'
+
+// The loop alone, over a transport in memory: real sockets are in test/tls and test/contract.
+
+const retry = { maxAttempts: 4, baseDelayMs: 1000, maxDelayMs: 60_000, startDelayMs: 0, pollIntervalMs: 2000 }
+const facts = {
+  transport: 'memory',
+  protocol: 'TLSv1.2',
+  cipher: 'c',
+  curve: 'X25519',
+  root: 'r',
+  resumed: false,
+  roundTrips: 5,
+}
+
+const json = (status: number, body: unknown, retryAfter?: string): RawReply => ({
+  status,
+  retryAfter,
+  body: Buffer.from(JSON.stringify(body)),
+})
+const assigning = (retryAfter?: string) => json(202, { operationId: 'op-1', status: 'assigning' }, retryAfter)
+const assigned = json(200, {
+  status: 'assigned',
+  registrationState: { assignedHub: 'h.example', deviceId: 'd' },
+})
+const lost = () => new DpsError('CONNECTION_LOST', 'poll', 'gone')
+const never = Symbol('never answers')
+
+type Answer = RawReply | Error | typeof never
+
+function setup(
+  answers: Answer[],
+  over: Partial<RegistrationPlan> & { opens?: (Error | typeof never | 'ok')[] } = {},
+) {
+  const clock = testClock()
+  const requests: TransportRequest[] = []
+  const events: DpsEvent[] = []
+  const signals: AbortSignal[] = []
+  let open = 0
+  let opened = 0
+  const { opens = [], ...plan } = over
+  const session = (): TransportSession => ({
+    connection: facts,
+    request: async (request) => {
+      requests.push(request)
+      const answer = answers.shift() ?? never
+      if (answer === never) return new Promise(() => {})
+      if (answer instanceof Error) throw answer
+      return answer
+    },
+    close: async () => {
+      open--
+    },
+  })
+  const running = runRegistration({
+    open: async (scope) => {
+      scope.enter('tcp')
+      signals.push(scope.signal)
+      const outcome = opens.shift() ?? 'ok'
+      if (outcome === never) return new Promise(() => {})
+      if (outcome instanceof Error) throw outcome
+      open++
+      opened++
+      return { session: session(), registrationId: 'd', body: '{"registrationId":"d"}' }
+    },
+    clock,
+    retry,
+    limits: { register: 30_000, poll: 30_000, tcp: 15_000 },
+    totalMs: 120_000,
+    signal: undefined,
+    emit: (event) => events.push(event),
+    ...plan,
+  })
+  running.catch(() => {})
+  return {
+    running,
+    clock,
+    requests,
+    events,
+    signals,
+    get open() {
+      return open
+    },
+    get opened() {
+      return opened
+    },
+  }
+}
+
+/** Lets everything that waits for nothing but promises go on. */
+const turns = async (n = 30) => {
+  for (let i = 0; i < n; i++) await Promise.resolve()
+}
+
+describe('a registration', () => {
+  it('registers, polls with the operation id, and ends with nothing left', async () => {
+    const t = setup([assigning('3'), assigning(), assigned])
+    const result = await t.running
+    expect(result.registration).toMatchObject({ deviceId: 'd', assignedHub: 'h.example' })
+    expect(result.connection.roundTrips).toBe(5 + 3)
+    expect(t.requests).toEqual([
+      { kind: 'register', body: '{"registrationId":"d"}' },
+      { kind: 'query', operationId: 'op-1' },
+      { kind: 'query', operationId: 'op-1' },
+    ])
+    expect(t.clock.sleeps).toEqual([3300, 2200])
+    expect(result.timingsMs).toMatchObject({ register: 0, poll: 0, total: 5500 })
+    expect({ open: t.open, pending: t.clock.pending }).toEqual({ open: 0, pending: 0 })
+  })
+
+  it('keeps the operation id over a dropped connection', async () => {
+    const t = setup([assigning(), lost(), assigned])
+    await t.running
+    expect(t.requests.map((r) => r.kind)).toEqual(['register', 'query', 'query'])
+    expect({ opened: t.opened, open: t.open }).toEqual({ opened: 2, open: 0 })
+  })
+
+  it('repeats the same step on the same connection when throttled, never sooner than asked', async () => {
+    const t = setup([
+      json(429, { errorCode: 429001 }, '7'),
+      json(429, {}),
+      assigning(),
+      json(503, {}),
+      assigned,
+    ])
+    await t.running
+    expect(t.requests.map((r) => r.kind)).toEqual(['register', 'register', 'register', 'query', 'query'])
+    expect(t.clock.sleeps).toEqual([7500, 1000, 2200, 500])
+    expect(t.opened).toBe(1)
+    expect(t.events.filter((e) => e.type === 'retry')).toMatchObject([
+      { step: 'register', attempt: 1, delayMs: 7500, error: { code: 'THROTTLED' } },
+      { step: 'register', attempt: 2, delayMs: 1000 },
+      { step: 'poll', attempt: 1, delayMs: 500, error: { code: 'SERVICE_UNAVAILABLE' } },
+    ])
+  })
+
+  it('retries a conflict of two registrations in flight', async () => {
+    const t = setup([json(409, { errorCode: 409203 }), assigned])
+    await t.running
+    expect(t.requests).toHaveLength(2)
+  })
+
+  it('503 for ever ends after the attempts allowed, with the service’s own error', async () => {
+    const t = setup(Array.from({ length: 20 }, () => json(503, { errorCode: 503001 })))
+    await expectDpsError(t.running, 'SERVICE_UNAVAILABLE', 'register')
+    expect(t.requests).toHaveLength(4)
+  })
+
+  it('assigning for ever ends at the deadline, in phase poll', async () => {
+    const t = setup(Array.from({ length: 200 }, () => assigning('3')))
+    await expectDpsError(t.running, 'DEADLINE_EXCEEDED', 'poll')
+    expect(t.clock.monotonic()).toBeLessThanOrEqual(120_000)
+    expect(t.requests.length).toBeLessThan(40)
+  })
+
+  it('does not sleep towards a deadline that is sure to come first', async () => {
+    const polling = setup([assigning('86400')])
+    const error = await expectDpsError(polling.running, 'DEADLINE_EXCEEDED', 'register')
+    expect(error.retryAfterMs).toBe(86_400_000)
+    expect(polling.clock.sleeps).toEqual([])
+    const throttled = setup([json(429, {}, '3600')])
+    expect((await expectDpsError(throttled.running, 'THROTTLED', 'register')).retryAfterMs).toBe(3_600_000)
+    expect(throttled.clock.sleeps).toEqual([])
+  })
+
+  it('opens again after a failure to connect, and gives up after the attempts allowed', async () => {
+    const refused = () => new DpsError('CONNECTION_REFUSED', 'tcp', 'refused')
+    const t = setup([assigned], { opens: [refused(), refused()] })
+    await t.running
+    expect(t.clock.sleeps).toEqual([500, 1000])
+    const u = setup([assigned], { opens: Array.from({ length: 9 }, refused) })
+    await expectDpsError(u.running, 'CONNECTION_REFUSED', 'tcp')
+    expect(u.clock.sleeps).toEqual([500, 1000, 2000])
+  })
+
+  it('does not repeat an untrusted server or a refused identity', async () => {
+    const t = setup([], { opens: [new DpsError('SERVER_UNTRUSTED', 'tls', 'foreign root')] })
+    await expectDpsError(t.running, 'SERVER_UNTRUSTED', 'tls')
+    const u = setup([json(401, { errorCode: 401002 })])
+    await expectDpsError(u.running, 'UNAUTHORIZED', 'register')
+    expect([t.clock.sleeps, u.clock.sleeps]).toEqual([[], []])
+  })
+
+  it('refuses to go on with a credential that became that of another device', async () => {
+    let n = 0
+    const ids = ['a', 'b']
+    const t = setup([], {
+      open: async () => ({
+        session: { connection: facts, request: async () => Promise.reject(lost()), close: async () => {} },
+        registrationId: ids[n++] ?? 'b',
+        body: '{}',
+      }),
+    })
+    await expectDpsError(t.running, 'CREDENTIAL_NAME_MISMATCH', 'config')
+  })
+})
+
+describe('silence', () => {
+  it('of the register reply ends that phase, then the step is repeated, and the deadline ends it all', async () => {
+    const t = setup([never, never, never, never, never])
+    for (let i = 0; i < 5; i++) {
+      await turns()
+      t.clock.advance(30_000)
+    }
+    const error = await expectDpsError(t.running, 'DEADLINE_EXCEEDED', 'register')
+    expect(error.cause).toMatchObject({ code: 'TIMEOUT', phase: 'register' })
+    expect({ open: t.open, pending: t.clock.pending }).toEqual({ open: 0, pending: 0 })
+  })
+
+  it('without retry is a TIMEOUT of its phase', async () => {
+    const t = setup([assigning(), never], { retry: { ...retry, maxAttempts: 1 } })
+    await turns()
+    t.clock.advance(30_000)
+    await expectDpsError(t.running, 'TIMEOUT', 'poll')
+  })
+
+  it('of a transport that ignores its signal does not hold the call', async () => {
+    const t = setup([], { opens: [never], retry: { ...retry, maxAttempts: 1 } })
+    await turns()
+    t.clock.advance(15_000)
+    await expectDpsError(t.running, 'TIMEOUT', 'tcp')
+    expect(t.clock.pending).toBe(0)
+  })
+
+  it('of close does not hold the call either', async () => {
+    const t = setup([], {
+      open: async () => ({
+        session: { connection: facts, request: async () => assigned, close: () => new Promise(() => {}) },
+        registrationId: 'd',
+        body: '{}',
+      }),
+    })
+    await turns()
+    t.clock.advance(1000)
+    await expect(t.running).resolves.toMatchObject({ registration: { deviceId: 'd' } })
+  })
+})
+
+describe('cancelling', () => {
+  it('before the start sends nothing', async () => {
+    const t = setup([assigned], { signal: AbortSignal.abort('why not') })
+    const error = await expectDpsError(t.running, 'CANCELLED', 'config')
+    expect(error.cause).toBe('why not')
+    expect(t.opened).toBe(0)
+  })
+
+  it.each([
+    ['while opening', [], [never], 'tcp'],
+    ['while registering', [never], [], 'register'],
+    ['while polling', [assigning(), never], [], 'poll'],
+  ] as const)('%s ends in that phase and leaves nothing', async (_, answers, opens, phase) => {
+    const controller = new AbortController()
+    const t = setup([...answers], { opens: [...opens], signal: controller.signal })
+    await turns()
+    controller.abort()
+    controller.abort()
+    await expectDpsError(t.running, 'CANCELLED', phase)
+    expect({ open: t.open, pending: t.clock.pending }).toEqual({ open: 0, pending: 0 })
+    expect(getEventListeners(controller.signal, 'abort')).toEqual([])
+    expect(t.signals.every((signal) => getEventListeners(signal, 'abort').length === 0)).toBe(true)
+  })
+
+  it('between polls ends the wait', async () => {
+    const controller = new AbortController()
+    const clock = testClock()
+    const t = setup([assigning()], {
+      signal: controller.signal,
+      clock: {
+        ...clock,
+        sleep: (_, signal) =>
+          new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+      },
+    })
+    await turns()
+    controller.abort()
+    await expectDpsError(t.running, 'CANCELLED', 'register')
+  })
+
+  it('in the instant of the assignment wins', async () => {
+    const controller = new AbortController()
+    const t = setup([], {
+      signal: controller.signal,
+      open: async () => ({
+        session: {
+          connection: facts,
+          request: async () => {
+            queueMicrotask(() => queueMicrotask(() => controller.abort()))
+            return assigned
+          },
+          close: async () => {},
+        },
+        registrationId: 'd',
+        body: '{}',
+      }),
+    })
+    await expectDpsError(t.running, 'CANCELLED', 'register')
+  })
+
+  it('closes a session that opens after it was given up', async () => {
+    const controller = new AbortController()
+    let closed = 0
+    let finish = () => {}
+    const t = setup([], {
+      signal: controller.signal,
+      open: () =>
+        new Promise((resolve) => {
+          finish = () =>
+            resolve({
+              session: { connection: facts, request: async () => assigned, close: async () => void closed++ },
+              registrationId: 'd',
+              body: '{}',
+            })
+        }),
+    })
+    await turns()
+    controller.abort()
+    await expectDpsError(t.running, 'CANCELLED', 'config')
+    finish()
+    await turns()
+    expect(closed).toBe(1)
+  })
+})
+
+describe('a transport of the caller’s own', () => {
+  it('that throws something else becomes TRANSPORT_FAILED with its cause', async () => {
+    const cause = new Error('EVENDOR')
+    const error = await expectDpsError(setup([], { opens: [cause] }).running, 'TRANSPORT_FAILED', 'tcp')
+    expect(error.cause).toBe(cause)
+  })
+})
+
+describe('progress', () => {
+  it('starts and ends every phase, and says nothing after the end', async () => {
+    const t = setup([assigning(), assigned])
+    await t.running
+    expect(
+      t.events.map((e) => (e.type.startsWith('phase') && 'phase' in e ? `${e.type} ${e.phase}` : e.type)),
+    ).toEqual([
+      'phase-started tcp',
+      'phase-ended tcp',
+      'phase-started register',
+      'phase-ended register',
+      'assigning',
+      'phase-started poll',
+      'phase-ended poll',
+    ])
+    const { length } = t.events
+    t.clock.advance(1_000_000)
+    expect(t.events).toHaveLength(length)
+  })
+})

@@ -1,0 +1,50 @@
+import { transform } from 'esbuild'
+import { defineConfig, type Options } from 'tsup'
+
+const shared: Options = {
+  entry: {
+    index: 'src/index.ts',
+    factory: 'src/factory/index.ts',
+    emulator: 'src/emulator/index.ts',
+  },
+  platform: 'node',
+  target: 'node20',
+  // Nothing is installed on a device but this package.
+  noExternal: [/.*/],
+}
+
+// Whitespace costs parsing time on a small board; names stay, so that a stack trace from the field can be read.
+const compact = { minifyWhitespace: true, minifySyntax: true, legalComments: 'none' } as const
+
+export default defineConfig([
+  {
+    ...shared,
+    // CommonJS is the implementation: it starts faster than ESM, and with one implementation `import` and `require`
+    // share one DpsError and one session cache. scripts/finish-build.mjs puts thin ESM entries beside it.
+    // esbuild splits ESM only, so it bundles ESM and each file is rewritten; tsup's own way (sucrase) would also turn
+    // `?.` and class fields into helper calls on the hot path.
+    format: ['esm'],
+    splitting: true,
+    outExtension: () => ({ js: '.cjs' }),
+    metafile: true,
+    clean: true,
+    esbuildOptions: (options) => void Object.assign(options, compact),
+    plugins: [
+      {
+        name: 'commonjs',
+        async renderChunk(code) {
+          const result = await transform(code, {
+            ...compact,
+            format: 'cjs',
+            platform: 'node',
+            target: 'node20',
+            // A lazy chunk is CommonJS too: `require` finds it without starting the ESM loader.
+            supported: { 'dynamic-import': false },
+          })
+          return { code: result.code }
+        },
+      },
+    ],
+  },
+  { ...shared, format: ['cjs'], dts: { only: true } },
+])
