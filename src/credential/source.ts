@@ -1,0 +1,118 @@
+import { createHash } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { DpsError } from '../errors.ts'
+
+/** A value, or a function that is asked for it on every connection. */
+export type Readable<T> = T | (() => T | Promise<T>)
+
+// Far above any chain; a path that leads to a disk image or an endless device is found before it is parsed.
+const MAX_MATERIAL_BYTES = 1024 * 1024
+
+/** Asks a source anew. */
+export type Read<T> = () => Promise<T>
+
+/** A source that asks `value` if it is a function and returns it if it is not. */
+export function fromValue<T extends string | Uint8Array | readonly unknown[]>(
+  value: Readable<T>,
+  field: string,
+): Read<T> {
+  if (typeof value !== 'function') {
+    const fixed = copyOf(value)
+    return async () => fixed
+  }
+  return async () => {
+    try {
+      return await value()
+    } catch (cause) {
+      throw new DpsError('CREDENTIAL_UNREADABLE', 'config', `The function given as \`${field}\` failed.`, {
+        cause,
+        hint: `See \`cause\`: the function given as \`${field}\` has to return its content.`,
+      })
+    }
+  }
+}
+
+/** A source that reads a file. */
+export function fromFile(path: string | URL, field: string): Read<Buffer> {
+  return async () => {
+    let content: Buffer
+    try {
+      content = await readFile(path)
+    } catch (cause) {
+      throw new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${path} ${reasonOf(cause)}.`, {
+        cause,
+        hint: `Check the path in \`${field}\` and that the user this process runs as may read the file.`,
+      })
+    }
+    if (content.length > MAX_MATERIAL_BYTES) {
+      throw new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${path} is larger than 1 MiB.`)
+    }
+    return content
+  }
+}
+
+/** SHA-256, hex, of a list of parts; the length of each goes in, so that no two lists collide. */
+export function digestOf(parts: Iterable<string | Uint8Array>): string {
+  const hash = createHash('sha256')
+  for (const part of parts) {
+    const bytes = typeof part === 'string' ? Buffer.from(part) : part
+    hash.update(`${typeof part === 'string' ? 's' : 'b'}${bytes.length}:`)
+    hash.update(bytes)
+  }
+  return hash.digest('hex')
+}
+
+/** @throws DpsError OPTION_INVALID, phase `config`, if an option has a name that nothing reads */
+export function checkOptionNames(options: unknown, owner: string, known: readonly string[]): void {
+  if (typeof options !== 'object' || options === null) {
+    throw new DpsError('OPTION_INVALID', 'config', `\`${owner}\` needs an object of options.`)
+  }
+  const unknown = Object.keys(options).find((name) => !known.includes(name))
+  if (unknown !== undefined) {
+    const names = known.map((name) => `\`${name}\``).join(', ')
+    throw new DpsError(
+      'OPTION_INVALID',
+      'config',
+      `\`${owner}\` has no option \`${unknown}\`; it has ${names}.`,
+    )
+  }
+}
+
+/**
+ * The one option of several alternatives that is present.
+ *
+ * @throws DpsError OPTION_INVALID, phase `config`, unless exactly one is
+ */
+export function oneOf<N extends string>(
+  options: Partial<Record<N, unknown>>,
+  owner: string,
+  names: readonly N[],
+): N {
+  const given = names.filter((name) => options[name] !== undefined)
+  if (given.length === 1) return given[0]!
+  const list = names.map((name) => `\`${name}\``).join(' or ')
+  const found =
+    given.length === 0 ? 'none was given' : `${given.map((name) => `\`${name}\``).join(' and ')} were given`
+  throw new DpsError('OPTION_INVALID', 'config', `\`${owner}\` needs exactly one of ${list}; ${found}.`)
+}
+
+/** @throws DpsError OPTION_INVALID, phase `config`, unless it is a path */
+export function checkPath(value: unknown, field: string): string | URL {
+  if ((typeof value === 'string' && value !== '') || value instanceof URL) return value
+  throw new DpsError('OPTION_INVALID', 'config', `\`${field}\` must be a path or a file URL.`)
+}
+
+// The caller may reuse or wipe its buffer.
+function copyOf<T>(value: T): T {
+  if (value instanceof Uint8Array) return Buffer.from(value) as unknown as T
+  if (Array.isArray(value)) return value.map(copyOf) as unknown as T
+  return value
+}
+
+function reasonOf(cause: unknown): string {
+  const code = (cause as NodeJS.ErrnoException | undefined)?.code
+  if (code === 'ENOENT') return 'does not exist'
+  if (code === 'EACCES' || code === 'EPERM') return 'may not be read by this process'
+  if (code === 'EISDIR') return 'is a directory'
+  return `could not be read (${code ?? 'unknown error'})`
+}

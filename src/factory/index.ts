@@ -1,0 +1,2 @@
+export type { DeriveDeviceKeyOptions } from './derive-device-key.ts'
+export { deriveDeviceKey } from './derive-device-key.ts'
