@@ -24,7 +24,7 @@ export interface Identity {
   readonly fingerprint: string
   /** Present for X.509 only. */
   readonly tls?: TlsIdentity
-  /** The named curve of an EC device key: the TLS policy must offer it. Absent for RSA, SAS and opaque keys. */
+  /** The named curve of an EC device certificate: the TLS policy must offer it. Absent for RSA and SAS. */
   readonly keyCurve?: CurveName
   /**
    * Checks what depends on the date; called before every connection, with no packet sent yet.
