@@ -158,6 +158,12 @@ describe('sasSigner', () => {
     expect(await fingerprintOf({ keyId: '1' })).toBe(all[2])
   })
 
+  it('does not confuse an id with the beginning of an id and a keyId', async () => {
+    const one = await sasSigner({ registrationId: 'as1', sign: hmac }).load()
+    const two = await sasSigner({ registrationId: 'a', keyId: '1', sign: hmac }).load()
+    expect(two.fingerprint).not.toBe(one.fingerprint)
+  })
+
   it.each<[string, unknown, string]>([
     ['nothing', undefined, 'returned undefined'],
     ['null', null, 'returned null'],
