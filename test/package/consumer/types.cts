@@ -1,0 +1,12 @@
+import dps = require('dps-device-client')
+import emulator = require('dps-device-client/emulator')
+import factory = require('dps-device-client/factory')
+
+const credential: dps.Credential = dps.sasSigner({
+  registrationId: 'r',
+  sign: async () => new Uint8Array(32),
+})
+const client = new dps.ProvisioningClient({ idScope: '0ne', credential })
+export const hub: Promise<string> = client.register().then((assignment) => assignment.assignedHub)
+export const started: Promise<emulator.Emulator> = emulator.startEmulator()
+export const key: Promise<string> = factory.deriveDeviceKey({ groupKey: 'k', registrationId: 'r' })

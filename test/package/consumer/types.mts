@@ -1,0 +1,48 @@
+import {
+  type Assignment,
+  type Credential,
+  DpsError,
+  type DpsErrorCode,
+  type DpsEvent,
+  ProvisioningClient,
+  symmetricKey,
+  type Transport,
+  x509,
+} from 'dps-device-client'
+import { type Emulator, startEmulator } from 'dps-device-client/emulator'
+import { deriveDeviceKey } from 'dps-device-client/factory'
+
+const credential: Credential = x509({ cert: 'pem', key: new Uint8Array() })
+const key: Promise<string> = deriveDeviceKey({ groupKey: 'k', registrationId: 'r' })
+const events: DpsEvent[] = []
+declare const transport: Transport
+const client = new ProvisioningClient({
+  idScope: '0ne',
+  credential,
+  transport,
+  onEvent: (event) => events.push(event),
+})
+const assignment: Promise<Assignment> = client.register({ payload: { a: 1 }, signal: AbortSignal.timeout(1) })
+const emulator: Promise<Emulator> = startEmulator({ port: [8883, 443] })
+
+// @ts-expect-error: a credential is asked for
+new ProvisioningClient({ idScope: '0ne' })
+// @ts-expect-error: there is no way to switch verification off
+new ProvisioningClient({ idScope: '0ne', credential, rejectUnauthorized: false })
+// @ts-expect-error: one of key and keyFile
+symmetricKey({ registrationId: 'r' })
+
+export function advise(error: unknown): string | undefined {
+  if (!DpsError.is(error)) return undefined
+  const code: DpsErrorCode = error.code
+  switch (code) {
+    case 'THROTTLED':
+      return `again in ${error.retryAfterMs ?? 0} ms`
+    // @ts-expect-error: the codes are a closed union
+    case 'NO_SUCH_CODE':
+      return undefined
+    default:
+      return error.hint
+  }
+}
+export { assignment, emulator, key }

@@ -1,0 +1,31 @@
+import assert from 'node:assert/strict'
+import { DpsError, ProvisioningClient, symmetricKey, x509 } from 'dps-device-client'
+import { startEmulator } from 'dps-device-client/emulator'
+import { deriveDeviceKey } from 'dps-device-client/factory'
+
+const emulator = await startEmulator({ assigning: { polls: 0 } })
+emulator.enrollments.addGroup({
+  groupId: 'x',
+  attestation: { x509: { ca: emulator.pki.deviceRoot.certPem } },
+})
+const { primaryKey: groupKey } = emulator.enrollments.addGroup({
+  groupId: 's',
+  attestation: { symmetricKey: {} },
+})
+const options = emulator.clientOptions()
+
+const device = await emulator.issueDeviceCertificate({ registrationId: 'esm-x509' })
+const first = await new ProvisioningClient({ ...options, credential: x509(device) }).register()
+const key = await deriveDeviceKey({ groupKey, registrationId: 'esm-sas' })
+const credential = symmetricKey({ registrationId: 'esm-sas', key })
+const second = await new ProvisioningClient({ ...options, credential }).register()
+assert.equal(second.assignedHub, 'emulated-hub.azure-devices.net')
+assert.equal(first.connection.protocol, 'TLSv1.2')
+
+await assert.rejects(
+  new ProvisioningClient({ ...options, trust: {}, credential }).register(),
+  (error) => error instanceof DpsError && error.code === 'SERVER_UNTRUSTED',
+)
+await emulator.close()
+const { cipher, curve } = first.connection
+console.log(`${cipher}, ${curve}`)
