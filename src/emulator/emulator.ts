@@ -1,0 +1,239 @@
+import { type Clock, systemClock } from '../clock.ts'
+import { DpsError } from '../errors.ts'
+import {
+  EnrollmentBook,
+  type EnrollmentGroup,
+  type Enrollments,
+  type IndividualEnrollment,
+} from './enrollments.ts'
+import { FaultScript, type Faults } from './faults.ts'
+import { type EmulatorTlsOptions, Listener, type ServerCertificate } from './fronts/listener.ts'
+import { mqttFront } from './fronts/mqtt.ts'
+import { type EmulatorEvent, type EmulatorLog, Journal } from './journal.ts'
+import {
+  createPki,
+  type DeviceCertificate,
+  type DeviceCertificateOptions,
+  issueDeviceCertificate,
+  type Pki,
+} from './pki.ts'
+import { ProvisioningService, type Registration } from './service.ts'
+
+export interface AssigningOptions {
+  /**
+   * How often a device has to poll: the number of replies that say `assigning`, the one to the register request
+   * included. 0 answers the register request with the result. Default 1.
+   */
+  polls?: number
+  /**
+   * The service's `retry-after`, seconds; null leaves it out. Default 3, the number in the service's documentation; set
+   * 0 for quick tests.
+   */
+  retryAfterSeconds?: number | null
+}
+
+export interface EmulatorOptions {
+  /** Port to listen on, or several that serve alike. 0 takes a free one. Default 0. */
+  port?: number | readonly number[]
+  /** Address to listen on. Default `'127.0.0.1'`. */
+  address?: string
+  /** Default `'0ne00000000'`. */
+  idScope?: string
+  /** Certificates made before by {@link createPki}, to save their making. Default: new ones. */
+  pki?: Pki
+  /** What the server presents in place of `pki.server`: for tests of what a client must refuse. */
+  serverCertificate?: ServerCertificate
+  /** Time, for dates, tokens and keep-alive. Default: the system's clock. */
+  clock?: Clock
+  /** Devices and groups to enroll at the start. Default none. */
+  enrollments?: readonly (IndividualEnrollment | EnrollmentGroup)[]
+  /** Host names of the linked hubs, at least one. Default `['emulated-hub.azure-devices.net']`. */
+  hubs?: readonly string[]
+  assigning?: AssigningOptions
+  /** Answer 429 to more than 5 polls in 10 s of one device, as the service does. Default false. */
+  pollLimit?: boolean
+  /**
+   * A disabled enrollment is refused at connect (`'refuse'`) or takes part and ends with status `disabled`
+   * (`'report'`). Default `'refuse'`.
+   */
+  disabledEnrollment?: 'refuse' | 'report'
+  /**
+   * A device that registers while a registration of it is running on another open connection gets 409203
+   * (`'conflict'`), or starts over (`'allow'`). Default `'conflict'`.
+   */
+  concurrentRegistrations?: 'conflict' | 'allow'
+  /** Quality of service of replies; never more than was subscribed. Default 0. */
+  replyQos?: 0 | 1
+  /**
+   * Whether packets may follow CONNECT before CONNACK (MQTT 3.1.1, section 3.1.4), or end the connection. Default
+   * `'accept'`.
+   */
+  pipelining?: 'accept' | 'drop'
+  /** Default: TLS 1.2 with the service's recommended suites. */
+  tls?: EmulatorTlsOptions
+  /** How many connections, and how many packets, `log` keeps. Default 1 000. */
+  logSize?: number
+  /** Called with everything that happens, in order. The first error it throws becomes a process warning. */
+  onEvent?: (event: EmulatorEvent) => void
+}
+
+/** What was assigned so far. */
+export interface Registrations {
+  readonly size: number
+  get(registrationId: string): Registration | undefined
+  list(): readonly Registration[]
+  /** Forgets one device, or all: the next registration is again an initial assignment. */
+  forget(registrationId?: string): void
+}
+
+/** Options that lead a client here; spread them into those of `ProvisioningClient`. */
+export interface EmulatorClientOptions {
+  idScope: string
+  host: string
+  port: number
+  connectTo: string
+  trust: { roots: 'none'; extraRoots: string }
+}
+
+export interface Emulator {
+  /** The first port. */
+  readonly port: number
+  readonly ports: readonly number[]
+  readonly address: string
+  /** The name clients verify: `global.azure-devices-provisioning.net`. */
+  readonly host: string
+  readonly idScope: string
+  /** PEM of both roots; the server's chain ends in the first. */
+  readonly roots: readonly [string, string]
+  readonly pki: Pki
+  readonly enrollments: Enrollments
+  readonly registrations: Registrations
+  readonly faults: Faults
+  readonly log: EmulatorLog
+  /** Number of connections open now. */
+  readonly openConnections: number
+  issueDeviceCertificate(options: DeviceCertificateOptions): Promise<DeviceCertificate>
+  clientOptions(): EmulatorClientOptions
+  /** Stops listening and destroys every connection; resolves when all is gone. May be called again. */
+  close(): Promise<void>
+}
+
+const HOST = 'global.azure-devices-provisioning.net'
+const MQTT_CONNECT = 0x10
+
+const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
+
+function checkOptions(options: EmulatorOptions): void {
+  const whole = (value: number, max: number): boolean => Number.isInteger(value) && value >= 0 && value <= max
+  const ports = typeof options.port === 'number' ? [options.port] : (options.port ?? [0])
+  if (ports.length === 0 || !ports.every((port) => whole(port, 65_535))) {
+    throw invalid('`port` must be an integer from 0 to 65535, or a list of them')
+  }
+  if (options.idScope !== undefined && !/^[A-Za-z0-9]+$/.test(options.idScope)) {
+    throw invalid('`idScope` must be letters and digits')
+  }
+  if (options.hubs !== undefined && options.hubs.length === 0) {
+    throw invalid('`hubs` must name at least one hub')
+  }
+  const { polls = 1, retryAfterSeconds = 3 } = options.assigning ?? {}
+  if (!whole(polls, Number.MAX_SAFE_INTEGER))
+    throw invalid('`assigning.polls` must be an integer of at least 0')
+  if (retryAfterSeconds !== null && !whole(retryAfterSeconds, Number.MAX_SAFE_INTEGER)) {
+    throw invalid('`assigning.retryAfterSeconds` must be an integer of at least 0, or null')
+  }
+  if (!whole(options.logSize ?? 0, 10_000_000)) {
+    throw invalid('`logSize` must be an integer from 0 to 10000000')
+  }
+}
+
+/**
+ * Starts an emulated Device Provisioning Service: the device protocol over real TLS, with certificates of its own,
+ * strict about every field, and with faults on demand.
+ *
+ * @throws DpsError OPTION_INVALID, phase `config`
+ * @throws the system's error if a port cannot be listened on
+ */
+export async function startEmulator(options: EmulatorOptions = {}): Promise<Emulator> {
+  checkOptions(options)
+  const clock = options.clock ?? systemClock
+  const idScope = options.idScope ?? '0ne00000000'
+  const address = options.address ?? '127.0.0.1'
+  const enrollments = new EnrollmentBook()
+  for (const enrollment of options.enrollments ?? []) {
+    if ('groupId' in enrollment) enrollments.addGroup(enrollment)
+    else enrollments.addIndividual(enrollment)
+  }
+  const pki = options.pki ?? (await createPki({ clock }))
+  const journal = new Journal(options.logSize ?? 1000, options.onEvent)
+  const faults = new FaultScript()
+  const { polls = 1, retryAfterSeconds = 3 } = options.assigning ?? {}
+  const service = new ProvisioningService({
+    idScope,
+    clock,
+    enrollments,
+    hubs: [...(options.hubs ?? ['emulated-hub.azure-devices.net'])],
+    polls,
+    retryAfter: retryAfterSeconds === null ? undefined : String(retryAfterSeconds),
+    pollLimit: options.pollLimit ?? false,
+    disabledEnrollment: options.disabledEnrollment ?? 'refuse',
+    concurrentRegistrations: options.concurrentRegistrations ?? 'conflict',
+    onRegistration: (registration) => journal.emit({ type: 'registration', registration }),
+  })
+  const mqtt = mqttFront({
+    service,
+    faults,
+    journal,
+    clock,
+    replyQos: options.replyQos ?? 0,
+    pipelining: options.pipelining ?? 'accept',
+  })
+  const listener = new Listener({
+    address,
+    ports: typeof options.port === 'number' ? [options.port] : (options.port ?? [0]),
+    certificate: options.serverCertificate ?? { cert: pki.server.chainPem, key: pki.server.keyPem },
+    tls: options.tls ?? {},
+    clock,
+    faults,
+    journal,
+    frontFor: (firstByte) => (firstByte === MQTT_CONNECT ? mqtt : undefined),
+  })
+  const ports = await listener.listen()
+  const port = ports[0] ?? 0
+
+  let closing: Promise<void> | undefined
+  return Object.freeze({
+    port,
+    ports,
+    address,
+    host: HOST,
+    idScope,
+    roots: [pki.roots[0].certPem, pki.roots[1].certPem] as const,
+    pki,
+    enrollments,
+    registrations: Object.freeze({
+      get size() {
+        return service.registrations().length
+      },
+      get: (registrationId: string) => service.registration(registrationId),
+      list: () => service.registrations(),
+      forget: (registrationId?: string) => service.forget(registrationId),
+    }),
+    faults,
+    log: journal,
+    get openConnections() {
+      return listener.open
+    },
+    issueDeviceCertificate: (device: DeviceCertificateOptions) => issueDeviceCertificate(pki, device, clock),
+    clientOptions: () => ({
+      idScope,
+      host: HOST,
+      port,
+      connectTo: address,
+      trust: { roots: 'none' as const, extraRoots: pki.roots[0].certPem },
+    }),
+    close: () => {
+      closing ??= listener.close()
+      return closing
+    },
+  })
+}

@@ -1,0 +1,405 @@
+import { createHash, X509Certificate } from 'node:crypto'
+import { createServer, type Server, type Socket } from 'node:net'
+import {
+  createServer as createTlsServer,
+  type SecureVersion,
+  type TLSSocket,
+  type Server as TlsServer,
+} from 'node:tls'
+import type { Clock } from '../../clock.ts'
+import {
+  actionName,
+  type ConnectionFault,
+  type FaultActions,
+  type FaultScript,
+  type FaultStep,
+  type RawContext,
+  type RawFault,
+} from '../faults.ts'
+import type { Journal, LiveRecord } from '../journal.ts'
+import type { PresentedCertificate } from '../service.ts'
+
+/** TLS as the emulated service speaks it. The defaults are the service's; the rest is for negative tests. */
+export interface EmulatorTlsOptions {
+  /** Default `'TLSv1.2'`. */
+  minVersion?: SecureVersion
+  /** Default `'TLSv1.2'`. */
+  maxVersion?: SecureVersion
+  /** OpenSSL names, separated by colons. Default: the four recommended ECDHE suites. */
+  ciphers?: string
+  /** Whether the emulator's order of suites decides. Default false, so that the client's preference shows. */
+  honorCipherOrder?: boolean
+  /** Groups, separated by colons. Default `'X25519:P-256:P-384'`. */
+  ecdhCurve?: string
+  /** Signature algorithms, OpenSSL notation. Default: OpenSSL's. */
+  sigalgs?: string
+  /** OR-ed `SSL_OP_*` constants of `node:crypto`. Default 0. */
+  secureOptions?: number
+  /** Lifetime of a session ticket in seconds. Default 300. */
+  sessionTimeout?: number
+  /** Whether a client certificate is asked for. Default true. */
+  requestCert?: boolean
+}
+
+export interface ServerCertificate {
+  /** PEM chain, leaf first. */
+  cert: string
+  /** PEM. */
+  key: string
+}
+
+/** A connection as a front sees it: TLS is established, who the peer is has been read, nothing is decided yet. */
+export interface FrontConnection {
+  readonly record: LiveRecord
+  readonly socket: TLSSocket
+  readonly certificate: PresentedCertificate | undefined
+  /** Performs an action that needs nothing of the protocol; true if it was one. */
+  perform(action: FaultActions[FaultStep], context: RawContext): boolean
+  /** True once nothing may be answered any more. */
+  readonly mute: boolean
+}
+
+/** Serves one connection; `first` is what the client has sent already. */
+export type Front = (connection: FrontConnection, first: Buffer) => void
+
+export interface ListenerSettings {
+  readonly address: string
+  readonly ports: readonly number[]
+  readonly certificate: ServerCertificate
+  readonly tls: EmulatorTlsOptions
+  readonly clock: Clock
+  readonly faults: FaultScript
+  readonly journal: Journal
+  /** The front for a protocol's first byte, or undefined where it is no protocol that is spoken. */
+  readonly frontFor: (firstByte: number) => Front | undefined
+}
+
+/** TLS 1.2 suites the service recommends (Azure IoT Hub DPS, "TLS support"). */
+const SERVICE_SUITES = [
+  'ECDHE-RSA-AES256-GCM-SHA384',
+  'ECDHE-RSA-AES128-GCM-SHA256',
+  'ECDHE-RSA-AES256-SHA384',
+  'ECDHE-RSA-AES128-SHA256',
+].join(':')
+
+const HANDSHAKE_RECORD = 22
+const CLIENT_HELLO = 1
+const LARGEST_CLIENT_HELLO = 65_536
+const REMEMBERED_CHAINS = 100_000
+const LONGEST_CHAIN = 10
+
+/**
+ * Length of the TLS records that hold the whole ClientHello, `undefined` while bytes are missing, or 0 where these
+ * bytes do not begin a handshake (RFC 5246, sections 6.2.1 and 7.4).
+ */
+export function clientHelloLength(bytes: Buffer): number | undefined {
+  let offset = 0
+  let wanted: number | undefined
+  let collected = 0
+  const head: number[] = []
+  while (wanted === undefined || collected < wanted) {
+    if (bytes.length > offset && bytes[offset] !== HANDSHAKE_RECORD) return 0
+    if (bytes.length < offset + 5) return undefined
+    const end = offset + 5 + bytes.readUInt16BE(offset + 3)
+    if (end === offset + 5 || end > LARGEST_CLIENT_HELLO) return 0
+    if (bytes.length < end) return undefined
+    for (let at = offset + 5; at < end && head.length < 4; at += 1) head.push(bytes[at]!)
+    collected += end - offset - 5
+    offset = end
+    if (wanted === undefined && head.length === 4) {
+      if (head[0] !== CLIENT_HELLO) return 0
+      wanted = 4 + head[1]! * 65_536 + head[2]! * 256 + head[3]!
+      if (wanted > LARGEST_CLIENT_HELLO) return 0
+    }
+  }
+  return offset
+}
+
+class Connection implements FrontConnection {
+  readonly record: LiveRecord
+  readonly raw: Socket
+  #tls: TLSSocket | undefined
+  mute = false
+  certificate: PresentedCertificate | undefined
+
+  constructor(raw: Socket, record: LiveRecord) {
+    this.raw = raw
+    this.record = record
+  }
+
+  get socket(): TLSSocket {
+    if (this.#tls === undefined) throw new TypeError('TLS is not established')
+    return this.#tls
+  }
+
+  set socket(socket: TLSSocket) {
+    this.#tls = socket
+  }
+
+  perform(action: FaultActions[FaultStep], context: RawContext): boolean {
+    const stream = this.#tls ?? this.raw
+    if (action === 'silence') {
+      this.mute = true
+      stream.resume()
+    } else if (action === 'drop') {
+      this.mute = true
+      stream.resume()
+      stream.end()
+    } else if (action === 'reset') {
+      this.mute = true
+      // The TLS layer has no handle of its own to reset.
+      this.raw.resetAndDestroy()
+    } else if (typeof action === 'object' && 'raw' in action) {
+      stream.write(typeof action.raw === 'function' ? action.raw(context) : action.raw)
+    } else {
+      return false
+    }
+    return true
+  }
+}
+
+/** Every port of an emulator: accepts, keeps the ClientHello, completes TLS and hands the connection to a front. */
+export class Listener {
+  readonly #settings: ListenerSettings
+  readonly #tls: TlsServer
+  readonly #servers: Server[] = []
+  readonly #open = new Map<string, Connection>()
+  readonly #waiting: (() => void)[] = []
+  /**
+   * Intermediates by leaf, from full handshakes: a session ticket carries the client's leaf alone (RFC 5077 leaves the
+   * content to the server; OpenSSL stores the peer certificate without its chain).
+   */
+  readonly #chains = new Map<string, readonly X509Certificate[]>()
+  readonly #certificates = new Map<string, X509Certificate>()
+  #connections = 0
+
+  constructor(settings: ListenerSettings) {
+    this.#settings = settings
+    const { tls, certificate } = settings
+    this.#tls = createTlsServer({
+      cert: certificate.cert,
+      key: certificate.key,
+      // No trust store: who the device is, is decided by the enrollments. It also keeps the list of acceptable
+      // authorities empty, as the service sends it.
+      ca: [],
+      requestCert: tls.requestCert ?? true,
+      rejectUnauthorized: false,
+      minVersion: tls.minVersion ?? 'TLSv1.2',
+      maxVersion: tls.maxVersion ?? 'TLSv1.2',
+      ciphers: tls.ciphers ?? SERVICE_SUITES,
+      honorCipherOrder: tls.honorCipherOrder ?? false,
+      ecdhCurve: tls.ecdhCurve ?? 'X25519:P-256:P-384',
+      // OpenSSL resumes a session with a client certificate only within a named context.
+      sessionIdContext: createHash('sha256').update(certificate.cert).digest('hex').slice(0, 32),
+      ...(tls.sigalgs === undefined ? {} : { sigalgs: tls.sigalgs }),
+      ...(tls.secureOptions === undefined ? {} : { secureOptions: tls.secureOptions }),
+      ...(tls.sessionTimeout === undefined ? {} : { sessionTimeout: tls.sessionTimeout }),
+    })
+    this.#tls.on('secureConnection', (socket) => this.#secured(socket))
+    this.#tls.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
+      const connection = this.#open.get(keyOf(socket))
+      if (connection !== undefined) this.#handshakeFailed(connection, error.code ?? 'UNKNOWN')
+    })
+  }
+
+  /** Connections that are open now. */
+  get open(): number {
+    return this.#open.size
+  }
+
+  async listen(): Promise<readonly number[]> {
+    const ports: number[] = []
+    try {
+      for (const port of this.#settings.ports) {
+        // One write per packet reaches the device as one segment, as from the service's front ends.
+        const server = createServer({ noDelay: true }, (raw) => this.#accept(raw))
+        await new Promise<void>((resolve, reject) => {
+          server.once('error', reject)
+          server.listen(port, this.#settings.address, () => {
+            server.removeListener('error', reject)
+            // A failing accept (no descriptors left, say) concerns that connection only.
+            server.on('error', (error) => process.emitWarning(error))
+            resolve()
+          })
+        })
+        this.#servers.push(server)
+        ports.push((server.address() as { port: number }).port)
+      }
+    } catch (error) {
+      await this.close()
+      throw error
+    }
+    return ports
+  }
+
+  async close(): Promise<void> {
+    const closed = this.#servers.map((server) => new Promise((resolve) => server.close(resolve)))
+    for (const { raw } of this.#open.values()) raw.destroy()
+    const gone = new Promise<void>((resolve) => {
+      if (this.#open.size === 0) resolve()
+      else this.#waiting.push(resolve)
+    })
+    await Promise.all([...closed, gone])
+  }
+
+  #accept(raw: Socket): void {
+    const { clock, journal, faults } = this.#settings
+    this.#connections += 1
+    const connection = new Connection(raw, {
+      id: this.#connections,
+      port: raw.localPort ?? 0,
+      remotePort: raw.remotePort ?? 0,
+      openedAt: clock.now(),
+      clientHello: Buffer.alloc(0),
+      handshake: undefined,
+      handshakeError: undefined,
+      registrationId: undefined,
+      closedAt: undefined,
+    })
+    const key = keyOf(raw)
+    this.#open.set(key, connection)
+    // A peer may vanish at any time; 'close' follows and does the rest.
+    raw.on('error', () => undefined)
+    raw.once('close', () => {
+      this.#open.delete(key)
+      connection.record.closedAt = clock.now()
+      journal.emit({ type: 'connection-closed', connectionId: connection.record.id })
+      if (this.#open.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
+    })
+    journal.opened(connection.record)
+    if (!this.#strike('accept', connection, faults)) this.#readClientHello(connection)
+  }
+
+  #readClientHello(connection: Connection): void {
+    const { raw } = connection
+    let bytes: Buffer = Buffer.alloc(0)
+    const read = (chunk: Buffer): void => {
+      bytes = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk])
+      const length = clientHelloLength(bytes)
+      if (length === undefined) return
+      raw.removeListener('data', read)
+      raw.pause()
+      if (length > 0) {
+        connection.record.clientHello = Buffer.from(bytes.subarray(0, length))
+        this.#settings.journal.emit({
+          type: 'client-hello',
+          connectionId: connection.record.id,
+          bytes: connection.record.clientHello,
+        })
+      }
+      if (this.#strike('client-hello', connection, this.#settings.faults)) return
+      raw.unshift(bytes)
+      this.#tls.emit('connection', raw)
+    }
+    raw.on('data', read)
+  }
+
+  #handshakeFailed(connection: Connection, code: string): void {
+    connection.record.handshakeError = code
+    this.#settings.journal.emit({ type: 'handshake-failed', connectionId: connection.record.id, code })
+  }
+
+  #secured(socket: TLSSocket): void {
+    socket.on('error', () => undefined)
+    const connection = this.#open.get(keyOf(socket))
+    if (connection === undefined) {
+      socket.destroy()
+      return
+    }
+    connection.socket = socket
+    connection.certificate = this.#presented(socket)
+    const handshake = {
+      protocol: socket.getProtocol() ?? 'unknown',
+      cipher: socket.getCipher().name,
+      serverName: servernameOf(socket),
+      resumed: socket.isSessionReused(),
+      clientCertificate: connection.certificate && {
+        subject: connection.certificate.leaf.subject,
+        fingerprint256: connection.certificate.leaf.fingerprint256,
+        intermediates: connection.certificate.intermediates.length,
+      },
+    }
+    connection.record.handshake = handshake
+    this.#settings.journal.emit({
+      type: 'handshake-done',
+      connectionId: connection.record.id,
+      ...handshake,
+    })
+    if (this.#strike('handshake', connection, this.#settings.faults)) return
+    socket.once('data', (first: Buffer) => {
+      const front = this.#settings.frontFor(first[0] ?? 0)
+      if (front === undefined) {
+        this.#settings.journal.emit({
+          type: 'violation',
+          connectionId: connection.record.id,
+          rule: 'The first byte must begin an MQTT CONNECT packet.',
+        })
+        socket.destroy()
+        return
+      }
+      front(connection, first)
+    })
+  }
+
+  #presented(socket: TLSSocket): PresentedCertificate | undefined {
+    // Read once: on Node 20 to 24 a second reading finds the chain gone.
+    const leaf = socket.getPeerX509Certificate()
+    if (leaf === undefined) return undefined
+    const fingerprint = leaf.fingerprint256
+    let intermediates: readonly X509Certificate[]
+    if (socket.isSessionReused()) {
+      intermediates = this.#chains.get(fingerprint) ?? []
+    } else {
+      const chain: X509Certificate[] = []
+      for (
+        let next = leaf.issuerCertificate;
+        next !== undefined && chain.length < LONGEST_CHAIN;
+        next = next.issuerCertificate
+      ) {
+        chain.push(this.#intern(next))
+      }
+      intermediates = chain
+    }
+    this.#chains.delete(fingerprint)
+    this.#chains.set(fingerprint, intermediates)
+    forgetOldest(this.#chains)
+    return { leaf, intermediates }
+  }
+
+  /** One object per certificate: a fleet shares its intermediates. */
+  #intern(certificate: X509Certificate): X509Certificate {
+    const fingerprint = certificate.fingerprint256
+    let kept = this.#certificates.get(fingerprint)
+    if (kept === undefined) {
+      // Parsed anew, so that it does not keep the chain of the connection it came from alive.
+      kept = new X509Certificate(certificate.raw)
+      this.#certificates.set(fingerprint, kept)
+      forgetOldest(this.#certificates)
+    }
+    return kept
+  }
+
+  /** True if the connection goes no further. */
+  #strike(at: 'accept' | 'client-hello' | 'handshake', connection: Connection, faults: FaultScript): boolean {
+    const point = { at, connectionId: connection.record.id, registrationId: undefined } as const
+    const actions: readonly (ConnectionFault | RawFault)[] = faults.strike(point)
+    if (actions.length === 0) return false
+    this.#settings.journal.emit({ type: 'fault', point, actions: actions.map(actionName) })
+    for (const action of actions) connection.perform(action, { rid: '', registrationId: '' })
+    if (!connection.mute) connection.perform('silence', { rid: '', registrationId: '' })
+    return true
+  }
+}
+
+const keyOf = (socket: Socket): string => `${socket.remoteAddress}/${socket.remotePort}/${socket.localPort}`
+
+function servernameOf(socket: TLSSocket): string | undefined {
+  const { servername } = socket as TLSSocket & { servername?: string | false | null }
+  return typeof servername === 'string' && servername !== '' ? servername : undefined
+}
+
+function forgetOldest(map: Map<string, unknown>): void {
+  if (map.size <= REMEMBERED_CHAINS) return
+  const oldest = map.keys().next()
+  if (oldest.done !== true) map.delete(oldest.value)
+}

@@ -1,0 +1,59 @@
+export type {
+  AssigningOptions,
+  Emulator,
+  EmulatorClientOptions,
+  EmulatorOptions,
+  Registrations,
+} from './emulator.ts'
+export { startEmulator } from './emulator.ts'
+export type {
+  AllocationRequest,
+  EnrollmentGroup,
+  EnrollmentInfo,
+  EnrollmentKeys,
+  EnrollmentPolicy,
+  EnrollmentRef,
+  Enrollments,
+  IndividualEnrollment,
+  SymmetricKeyAttestation,
+} from './enrollments.ts'
+export { generateSymmetricKey } from './enrollments.ts'
+export type {
+  ConnectionFault,
+  Fault,
+  FaultActions,
+  FaultPoint,
+  FaultSpec,
+  FaultStep,
+  Faults,
+  RawContext,
+  RawFault,
+  ReplyFault,
+  ReplyStepFault,
+  RequestDelivery,
+  RequestFault,
+} from './faults.ts'
+export type { EmulatorTlsOptions, ServerCertificate } from './fronts/listener.ts'
+export type {
+  ConnectionRecord,
+  EmulatorEvent,
+  EmulatorLog,
+  HandshakeFacts,
+  PacketRecord,
+} from './journal.ts'
+export type {
+  CertificateIssuer,
+  CertificateKeyType,
+  CreatePkiOptions,
+  DeviceCertificate,
+  DeviceCertificateOptions,
+  ExtendedKeyUsageName,
+  IssueCertificateOptions,
+  IssuedCertificate,
+  KeyUsageName,
+  Pki,
+  SignatureDigest,
+  SignedCertificate,
+} from './pki.ts'
+export { createPki, issueCertificate } from './pki.ts'
+export type { RefusalReason, Registration, ScriptedOutcome } from './service.ts'
