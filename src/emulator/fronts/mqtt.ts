@@ -80,6 +80,9 @@ class MqttSession {
   #keepAliveMs = 0
   #cancelKeepAlive: () => void = () => undefined
   #packetId = 0
+  /** What is to be written one after the other, and whether that is going on. */
+  readonly #steps: (() => void)[] = []
+  #writing = false
   /** Bytes so far. */
   #received = 0
 
@@ -335,21 +338,38 @@ class MqttSession {
       }
       this.#logOutgoing(packet)
       const bytes = generate(packet)
-      const { socket } = this.#connection
+      const sent = out.cutAfter === undefined ? bytes : bytes.subarray(0, out.cutAfter)
+      if (out.byteByByte) for (const byte of sent) this.#write(Buffer.of(byte), true)
+      else this.#write(sent, false)
       if (out.cutAfter !== undefined) {
-        socket.write(bytes.subarray(0, out.cutAfter))
-        this.#connection.perform('drop', { rid: out.rid, registrationId: '' })
+        this.#afterWrites(() => this.#connection.perform('drop', { rid: out.rid, registrationId: '' }))
         return
       }
-      if (out.byteByByte) for (const byte of bytes) socket.write(Buffer.of(byte))
-      else socket.write(bytes)
     }
+  }
+
+  /** Writes in order; with `alone`, in a TLS record that nothing else shares. */
+  #write(bytes: Buffer, alone: boolean): void {
+    if (alone || this.#writing)
+      this.#afterWrites(() => this.#connection.socket.write(bytes, () => this.#next()))
+    else this.#connection.socket.write(bytes)
+  }
+
+  #afterWrites(step: () => void): void {
+    this.#steps.push(step)
+    if (!this.#writing) this.#next()
+  }
+
+  #next(): void {
+    const step = this.#steps.shift()
+    this.#writing = step !== undefined
+    step?.()
   }
 
   #send(packet: Packet): void {
     if (this.#connection.mute) return
     this.#logOutgoing(packet)
-    this.#connection.socket.write(generate(packet))
+    this.#write(generate(packet), false)
   }
 
   #restartKeepAlive(): void {
