@@ -1,0 +1,120 @@
+import { createHash } from 'node:crypto'
+import { createSecureContext, type SecureContext, type SecureContextOptions } from 'node:tls'
+import type { Identity, TlsIdentity } from '../credential/credential.ts'
+import { DpsError } from '../errors.ts'
+import { LruMap } from './lru.ts'
+import type { TlsPolicy } from './policy.ts'
+
+/** A gateway that speaks for more devices than this in turn rebuilds some; a device has one. */
+const MAX_CONTEXTS = 64
+
+const contexts = new LruMap<SecureContext>(MAX_CONTEXTS)
+let hits = 0
+let misses = 0
+
+/** The fields that reach OpenSSL. Listed, so that nothing else in a credential's object can change the policy. */
+const IDENTITY_FIELDS = [
+  'cert',
+  'key',
+  'passphrase',
+  'pfx',
+  'privateKeyEngine',
+  'privateKeyIdentifier',
+  'clientCertEngine',
+] as const satisfies readonly (keyof TlsIdentity)[]
+
+/**
+ * What contexts and sessions are kept under: the fingerprint the credential gives, and a hash of the content itself, so
+ * that a credential of the caller's own which names two devices alike still shares nothing.
+ */
+export function identityKey(identity: Identity): string {
+  const hash = createHash('sha256').update(JSON.stringify(identity.fingerprint) ?? '')
+  for (const field of IDENTITY_FIELDS) {
+    const value = identity.tls?.[field]
+    if (value === undefined) continue
+    const bytes = Buffer.from(value as string)
+    hash.update(`\n${field} ${bytes.length}\n`).update(bytes)
+  }
+  return hash.digest('hex')
+}
+
+/**
+ * The secure context for this credential content under this policy: built once, then kept. Building one costs as much
+ * as a handshake.
+ *
+ * @throws DpsError CREDENTIAL_UNREADABLE or CREDENTIAL_KEY_MISMATCH when OpenSSL cannot use the certificate and key,
+ *   TLS_POLICY_INVALID when this build of OpenSSL cannot do what the policy names; phase `config`
+ */
+export function secureContextFor(identity: Identity, policy: TlsPolicy): SecureContext {
+  const key = `${identityKey(identity)} ${policy.id}`
+  const kept = contexts.get(key)
+  if (kept !== undefined) {
+    hits++
+    return kept
+  }
+  misses++
+  const context = build(identity, policy)
+  contexts.set(key, context)
+  return context
+}
+
+function build(identity: Identity, policy: TlsPolicy): SecureContext {
+  const options: SecureContextOptions = {
+    ca: policy.anchors.map((anchor) => anchor.pem),
+    ciphers: policy.ciphers,
+    ecdhCurve: policy.ecdhCurve,
+    sigalgs: policy.sigalgs,
+    minVersion: policy.minVersion,
+    maxVersion: policy.maxVersion,
+  }
+  const own: Record<string, unknown> = {}
+  for (const field of IDENTITY_FIELDS) {
+    const value = identity.tls?.[field]
+    if (value !== undefined) own[field] = value
+  }
+  try {
+    return createSecureContext({ ...options, ...own })
+  } catch (error) {
+    throw explainBuildFailure(error, options)
+  }
+}
+
+function explainBuildFailure(error: unknown, withoutIdentity: SecureContextOptions): DpsError {
+  // OpenSSL's codes do not say whose input was at fault; building again without the credential does.
+  try {
+    createSecureContext(withoutIdentity)
+  } catch (cause) {
+    return new DpsError(
+      'TLS_POLICY_INVALID',
+      'config',
+      'the OpenSSL of this Node.js does not support a suite, curve or signature algorithm of the TLS policy',
+      { cause },
+    )
+  }
+  const code = (error as { code?: unknown }).code
+  if (code === 'ERR_OSSL_X509_KEY_VALUES_MISMATCH' || code === 'ERR_OSSL_X509_KEY_TYPE_MISMATCH') {
+    return new DpsError(
+      'CREDENTIAL_KEY_MISMATCH',
+      'config',
+      'the private key does not belong to the device certificate',
+      { cause: error },
+    )
+  }
+  // An error about the type of an argument quotes the argument, which may be the key or its passphrase.
+  const quotesArgument = typeof code === 'string' && code.startsWith('ERR_INVALID_ARG')
+  return new DpsError(
+    'CREDENTIAL_UNREADABLE',
+    'config',
+    'OpenSSL cannot use the device certificate and key as they are',
+    quotesArgument ? {} : { cause: error },
+  )
+}
+
+/** For tests. */
+export function contextStatistics(): {
+  readonly hits: number
+  readonly misses: number
+  readonly size: number
+} {
+  return { hits, misses, size: contexts.size }
+}

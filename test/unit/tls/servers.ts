@@ -1,0 +1,153 @@
+import { once } from 'node:events'
+import net from 'node:net'
+import tls from 'node:tls'
+import { onTestFinished } from 'vitest'
+import { systemClock } from '../../../src/clock.ts'
+import type { Identity } from '../../../src/credential/credential.ts'
+import type { DpsPhase } from '../../../src/errors.ts'
+import type { TlsOptions } from '../../../src/options/options.ts'
+import { type DialScope, type DialTarget, dial } from '../../../src/tls/dial.ts'
+import { resolvePolicy, type TlsPolicy } from '../../../src/tls/policy.ts'
+import type { DialedSocket } from '../../../src/transport/transport.ts'
+import { type ClientHello, parseClientHello, recordLength } from '../../support/client-hello.ts'
+
+/** Listens on a free loopback port until the test has finished. */
+async function listen(server: net.Server, host = '127.0.0.1'): Promise<number> {
+  const sockets = new Set<net.Socket>()
+  server.on('connection', (socket) => {
+    sockets.add(socket)
+    socket.on('error', () => {})
+    socket.on('close', () => sockets.delete(socket))
+  })
+  server.listen(0, host)
+  await once(server, 'listening')
+  onTestFinished(async () => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+    if (server.listening) await once(server, 'close')
+  })
+  return (server.address() as net.AddressInfo).port
+}
+
+/** Port of a raw TCP server. */
+export const rawServer = (handle: (socket: net.Socket) => void): Promise<number> =>
+  listen(net.createServer(handle))
+
+/** Port of a TLS server. */
+export function tlsServer(
+  options: tls.TlsOptions,
+  handle: (socket: tls.TLSSocket) => void = () => {},
+): Promise<number> {
+  const server = tls.createServer(options, (socket) => {
+    socket.on('error', () => {})
+    socket.resume()
+    handle(socket)
+  })
+  server.on('tlsClientError', () => {})
+  return listen(server)
+}
+
+/** Passes connections on to `port`, keeping the ClientHello of each. */
+export async function recordingProxy(port: number): Promise<{ port: number; hellos: ClientHello[] }> {
+  const hellos: ClientHello[] = []
+  const own = await rawServer((socket) => {
+    const upstream = net.connect({ port, host: '127.0.0.1' })
+    upstream.on('error', () => socket.destroy())
+    socket.on('close', () => upstream.destroy())
+    upstream.on('close', () => socket.destroy())
+    void firstRecord(socket).then((bytes) => {
+      hellos.push(parseClientHello(bytes))
+      upstream.write(bytes)
+      socket.pipe(upstream)
+    })
+    upstream.pipe(socket)
+  })
+  return { port: own, hellos }
+}
+
+/** The first TLS record, which the server of a client that waits receives alone. */
+export async function firstRecord(socket: net.Socket): Promise<Buffer> {
+  let bytes = Buffer.alloc(0)
+  while (bytes.length < (recordLength(bytes) ?? Number.POSITIVE_INFINITY)) {
+    const [chunk] = (await once(socket, 'data')) as [Buffer]
+    bytes = Buffer.concat([bytes, chunk])
+  }
+  socket.pause()
+  return bytes
+}
+
+/** The ClientHello that a dial to `target` sends; the handshake goes no further. */
+export async function captureClientHello(
+  policy: TlsPolicy,
+  identity: Identity,
+  host = 'dps.test',
+): Promise<ClientHello> {
+  let captured!: (hello: ClientHello) => void
+  const hello = new Promise<ClientHello>((resolve) => {
+    captured = resolve
+  })
+  const port = await rawServer((socket) => {
+    void firstRecord(socket).then((bytes) => {
+      captured(parseClientHello(bytes))
+      socket.destroy()
+    })
+  })
+  const dialed = dial({ host, port, address: '127.0.0.1' }, policy, identity, scope())
+  await dialed.catch(() => {})
+  return hello
+}
+
+/** A credential that signs tokens: no certificate. */
+export const sasIdentity = (fingerprint = 'a'): Identity => ({
+  registrationId: 'device',
+  fingerprint,
+  checkDates: () => {},
+  token: async () => 'token',
+})
+
+/** A credential with a certificate. */
+export const certificateIdentity = (
+  tlsIdentity: NonNullable<Identity['tls']>,
+  fingerprint = 'x',
+): Identity => ({
+  registrationId: 'device',
+  fingerprint,
+  tls: tlsIdentity,
+  checkDates: () => {},
+  token: async () => undefined,
+})
+
+export interface TestScope extends DialScope {
+  readonly phases: DpsPhase[]
+}
+
+export function scope(signal: AbortSignal = new AbortController().signal): TestScope {
+  const phases: DpsPhase[] = []
+  return { signal, phases, clock: systemClock, enter: (phase) => phases.push(phase) }
+}
+
+/** A policy that trusts these roots and no other. */
+export const trusting = (roots: readonly string[], options: TlsOptions = {}): TlsPolicy =>
+  resolvePolicy(options, { roots: 'none', extraRoots: roots })
+
+/** Dials, and closes the connection when the test has finished. */
+export async function dialed(
+  target: DialTarget,
+  policy: TlsPolicy,
+  identity: Identity = sasIdentity(),
+  dialScope: DialScope = scope(),
+): Promise<DialedSocket> {
+  const result = await dial(target, policy, identity, dialScope)
+  onTestFinished(() => {
+    result.socket.destroy()
+  })
+  return result
+}
+
+/** Resolves when the server has taken the connection, its new session has arrived, and both have closed. */
+export async function finish({ socket }: DialedSocket): Promise<void> {
+  const closed = once(socket, 'close')
+  socket.resume()
+  socket.end()
+  await closed
+}
