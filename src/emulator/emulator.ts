@@ -114,6 +114,8 @@ export interface Emulator {
   readonly openConnections: number
   issueDeviceCertificate(options: DeviceCertificateOptions): Promise<DeviceCertificate>
   clientOptions(): EmulatorClientOptions
+  /** Lets the process end while the emulator still listens; connections that are open keep it alive until they close. */
+  unref(): void
   /** Stops listening and destroys every connection; resolves when all is gone. May be called again. */
   close(): Promise<void>
 }
@@ -231,6 +233,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       connectTo: address,
       trust: { roots: 'none' as const, extraRoots: pki.roots[0].certPem },
     }),
+    unref: () => listener.unref(),
     close: () => {
       closing ??= listener.close()
       return closing

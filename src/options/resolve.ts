@@ -171,7 +171,8 @@ function object<T extends object>(name: string, value: T): T {
 }
 
 function hostName(name: string, value: unknown): string {
-  const ip = typeof value === 'string' && /^[0-9A-Fa-f:.]+$/.test(value) && value.includes(':')
+  // Two colons at least: one is a port, which has an option of its own.
+  const ip = typeof value === 'string' && /^[0-9A-Fa-f:.]+$/.test(value) && value.split(':').length > 2
   if (
     typeof value !== 'string' ||
     (!ip && !/^(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(value))

@@ -2,7 +2,7 @@ import type { ResolvedRetry } from '../options/resolve.ts'
 import type { Wait } from './state.ts'
 
 /**
- * How long to wait, in milliseconds. `random` is uniform in [0, 1).
+ * How long to wait, in whole milliseconds. `random` is uniform in [0, 1).
  *
  * - A retry waits a uniform time between 0 and a ceiling that doubles with every failure in a row ("full jitter"), on
  *   top of whatever the service asked for: `retry-after` is a floor, and without jitter above it a throttled fleet
@@ -11,6 +11,10 @@ import type { Wait } from './state.ts'
  * - The first packet waits a uniform part of `startDelayMs`.
  */
 export function delayMs(wait: Wait, retry: ResolvedRetry, random: number): number {
+  return Math.round(exactDelayMs(wait, retry, random))
+}
+
+function exactDelayMs(wait: Wait, retry: ResolvedRetry, random: number): number {
   switch (wait.reason) {
     case 'start':
       return random * retry.startDelayMs

@@ -2,7 +2,16 @@
 // TypeScript on every supported Node. Needs the npm registry for those Node versions. Last line: `N passed, N failed`.
 
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -10,7 +19,12 @@ import { fileURLToPath } from 'node:url'
 const here = fileURLToPath(new URL('.', import.meta.url))
 const root = join(here, '..', '..')
 const work = mkdtempSync(join(tmpdir(), 'dps-package-'))
-const env = { ...process.env, npm_config_update_notifier: 'false', npm_config_fund: 'false', npm_config_audit: 'false' }
+const env = {
+  ...process.env,
+  npm_config_update_notifier: 'false',
+  npm_config_fund: 'false',
+  npm_config_audit: 'false',
+}
 // Node 20 parses every extra certificate at start; nothing here needs one.
 const nodeEnv = { ...env }
 delete nodeEnv.NODE_EXTRA_CA_CERTS
@@ -27,7 +41,8 @@ function check(name, action) {
     console.log(`FAILED  ${name}\n${error.stdout ?? ''}${error.stderr ?? ''}${error.message}`)
   }
 }
-const npm = (cwd, ...args) => execFileSync('npm', args, { cwd, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+const npm = (cwd, ...args) =>
+  execFileSync('npm', args, { cwd, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
 
 try {
   const [packed] = JSON.parse(npm(root, 'pack', '--json', '--pack-destination', work))
@@ -42,13 +57,18 @@ try {
     const named = Object.values(exports)
       .flatMap((entry) => (typeof entry === 'string' ? [entry] : Object.values(entry).flatMap(Object.values)))
       .filter((path) => !path.includes('*'))
-    const missing = [...named.map((path) => path.slice(2)), 'LICENSE', 'dist/sbom.cdx.json', 'dist/THIRD-PARTY-NOTICES.txt']
-      .filter((path) => !files.includes(path))
+    const missing = [
+      ...named.map((path) => path.slice(2)),
+      'LICENSE',
+      'dist/sbom.cdx.json',
+      'dist/THIRD-PARTY-NOTICES.txt',
+    ].filter((path) => !files.includes(path))
     if (missing.length > 0) throw new Error(`missing: ${missing.join(', ')}`)
     return `${files.length} files, ${packed.unpackedSize} bytes unpacked, ${packed.size} packed`
   })
   check('it stays within its budget: 60 files, 1 MiB', () => {
-    if (files.length > 60 || packed.unpackedSize > 2 ** 20) throw new Error(`${files.length} files, ${packed.unpackedSize} bytes`)
+    if (files.length > 60 || packed.unpackedSize > 2 ** 20)
+      throw new Error(`${files.length} files, ${packed.unpackedSize} bytes`)
   })
   check('no file names the machine it was built on', () => {
     const paths = [root, process.env.HOME].filter((path) => path && path !== '/')
@@ -67,8 +87,12 @@ try {
     npm(app, 'install', '--no-package-lock', join(work, packed.filename))
     const installed = readdirSync(join(app, 'node_modules')).filter((name) => !name.startsWith('.'))
     if (installed.join() !== 'dps-device-client') throw new Error(`installed: ${installed.join(', ')}`)
-    const manifest = JSON.parse(readFileSync(join(app, 'node_modules/dps-device-client/package.json'), 'utf8'))
-    const scripts = Object.keys(manifest.scripts ?? {}).filter((name) => /^(pre|post)?(install|prepare|publish)/.test(name))
+    const manifest = JSON.parse(
+      readFileSync(join(app, 'node_modules/dps-device-client/package.json'), 'utf8'),
+    )
+    const scripts = Object.keys(manifest.scripts ?? {}).filter((name) =>
+      /^(pre|post)?(install|prepare|publish)/.test(name),
+    )
     if (scripts.length > 0) throw new Error(`install scripts: ${scripts.join(', ')}`)
     if (manifest.dependencies) throw new Error('it has runtime dependencies')
   })
@@ -87,11 +111,19 @@ try {
   }
   for (const [, node] of nodes) {
     const { version, ssl } = JSON.parse(
-      execFileSync(node, ['-p', 'JSON.stringify({version:process.version,ssl:process.versions.openssl})'], { encoding: 'utf8', env: nodeEnv }),
+      execFileSync(node, ['-p', 'JSON.stringify({version:process.version,ssl:process.versions.openssl})'], {
+        encoding: 'utf8',
+        env: nodeEnv,
+      }),
     )
     for (const script of ['use.mjs', 'use.cjs', 'both.mjs']) {
       check(`Node ${version}, OpenSSL ${ssl}: ${script}`, () => {
-        const run = spawnSync(node, ['--trace-warnings', script], { cwd: app, env: nodeEnv, encoding: 'utf8', timeout: 60_000 })
+        const run = spawnSync(node, ['--trace-warnings', script], {
+          cwd: app,
+          env: nodeEnv,
+          encoding: 'utf8',
+          timeout: 60_000,
+        })
         if (run.status !== 0 || run.stderr !== '') {
           throw Object.assign(new Error(`exit ${run.status ?? run.signal}`), run)
         }
@@ -102,7 +134,10 @@ try {
 
   cpSync(join(root, 'node_modules/@types/node'), join(app, 'node_modules/@types/node'), { recursive: true })
   cpSync(join(root, 'node_modules/undici-types'), join(app, 'node_modules/undici-types'), { recursive: true })
-  for (const [resolution, module] of [['nodenext', 'nodenext'], ['bundler', 'esnext']]) {
+  for (const [resolution, module] of [
+    ['nodenext', 'nodenext'],
+    ['bundler', 'esnext'],
+  ]) {
     for (const file of ['types.mts', 'types.cts']) {
       if (resolution === 'bundler' && file === 'types.cts') continue
       check(`TypeScript, strict, skipLibCheck off, ${resolution}: ${file}`, () => {
@@ -110,8 +145,26 @@ try {
           process.execPath,
           [
             join(root, 'node_modules/typescript/bin/tsc'),
-            ...['--noEmit', '--strict', '--skipLibCheck', 'false', '--exactOptionalPropertyTypes', '--target', 'es2022'],
-            ...['--lib', 'es2022', '--types', 'node', '--module', module, '--moduleResolution', resolution, file],
+            ...[
+              '--noEmit',
+              '--strict',
+              '--skipLibCheck',
+              'false',
+              '--exactOptionalPropertyTypes',
+              '--target',
+              'es2022',
+            ],
+            ...[
+              '--lib',
+              'es2022',
+              '--types',
+              'node',
+              '--module',
+              module,
+              '--moduleResolution',
+              resolution,
+              file,
+            ],
           ],
           { cwd: app, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], env: nodeEnv },
         )

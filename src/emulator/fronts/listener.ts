@@ -232,6 +232,10 @@ export class Listener {
     return ports
   }
 
+  unref(): void {
+    for (const server of this.#servers) server.unref()
+  }
+
   async close(): Promise<void> {
     const closed = this.#servers.map((server) => new Promise((resolve) => server.close(resolve)))
     for (const { raw } of this.#open.values()) raw.destroy()

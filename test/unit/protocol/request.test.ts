@@ -20,9 +20,9 @@ describe('registerBody', () => {
     ['null', null],
     ['a date, which becomes a string', new Date(0)],
     ['a function', () => {}],
-  ])('refuses %s as payload', (_, payload) =>
-    expectDpsError(() => registerBody('d', payload as never), 'OPTION_INVALID', 'config'),
-  )
+  ])('refuses %s as payload', async (_, payload) => {
+    await expectDpsError(() => registerBody('d', payload as never), 'OPTION_INVALID', 'config')
+  })
 
   it('refuses a payload that is no JSON, and keeps the cause', async () => {
     const loop: Record<string, unknown> = {}

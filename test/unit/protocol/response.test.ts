@@ -63,12 +63,13 @@ describe('a reply that says assigning', () => {
 
   it.each([[undefined], [''], [17], ['a/b'], ['a&b'], ['a#'], ['a+'], ['a\u0000b'], ['x'.repeat(5000)]])(
     'refuses the operation id %j of a register reply',
-    (operationId) =>
-      expectDpsError(
+    async (operationId) => {
+      await expectDpsError(
         () => parseReply(raw(202, { operationId, status: 'assigning' }), registering),
         'REPLY_MALFORMED',
         'parse',
-      ),
+      )
+    },
   )
 })
 
@@ -124,38 +125,47 @@ describe('a reply that says assigned', () => {
     }
   })
 
-  it.each(['assignedHub', 'deviceId'])('without %s is incomplete', (field) =>
-    expectDpsError(
+  it.each(['assignedHub', 'deviceId'])('without %s is incomplete', async (field) => {
+    await expectDpsError(
       () =>
         parseReply(raw(200, { ...assigned, registrationState: { ...state, [field]: undefined } }), polling),
       'REPLY_INCOMPLETE',
       'parse',
-    ),
-  )
+    )
+  })
 
-  it('without registrationState is incomplete', () =>
-    expectDpsError(() => parseReply(raw(200, { status: 'assigned' }), polling), 'REPLY_INCOMPLETE', 'parse'))
+  it('without registrationState is incomplete', async () => {
+    await expectDpsError(
+      () => parseReply(raw(200, { status: 'assigned' }), polling),
+      'REPLY_INCOMPLETE',
+      'parse',
+    )
+  })
 
   it.each(['evil.net/path', 'a b', 'hub:8883', 'user@hub', '-hub', 'x'.repeat(300), 'hub\r\nHost: x'])(
     'refuses %j as a hub',
-    (assignedHub) =>
-      expectDpsError(
+    async (assignedHub) => {
+      await expectDpsError(
         () => parseReply(raw(200, { ...assigned, registrationState: { ...state, assignedHub } }), polling),
         'REPLY_MALFORMED',
         'parse',
-      ),
+      )
+    },
   )
 
-  it.each(['a/b', 'a#', 'a+', 'a\nb', 'é', 'x'.repeat(129)])('refuses %j as a device id', (deviceId) =>
-    expectDpsError(
-      () => parseReply(raw(200, { ...assigned, registrationState: { ...state, deviceId } }), polling),
-      'REPLY_MALFORMED',
-      'parse',
-    ),
+  it.each(['a/b', 'a#', 'a+', 'a\nb', 'é', 'x'.repeat(129)])(
+    'refuses %j as a device id',
+    async (deviceId) => {
+      await expectDpsError(
+        () => parseReply(raw(200, { ...assigned, registrationState: { ...state, deviceId } }), polling),
+        'REPLY_MALFORMED',
+        'parse',
+      )
+    },
   )
 
-  it('refuses the assignment of another device', () =>
-    expectDpsError(
+  it('refuses the assignment of another device', async () => {
+    await expectDpsError(
       () =>
         parseReply(
           raw(200, { ...assigned, registrationState: { ...state, registrationId: 'other' } }),
@@ -163,7 +173,8 @@ describe('a reply that says assigned', () => {
         ),
       'REPLY_MALFORMED',
       'parse',
-    ))
+    )
+  })
 })
 
 describe('a 200 that carries a failure', () => {
@@ -273,11 +284,13 @@ describe('a reply that is not what the protocol says', () => {
     ['no UTF-8', Buffer.from('{"status":"assigning","operationId":"\xe9"}', 'latin1')],
     ['no status', '{}'],
     ['a status that is no string', '{"status":200}'],
-  ])('%s', (_, body) => expectDpsError(() => parseReply(raw(200, body), polling), 'REPLY_MALFORMED', 'parse'))
+  ])('%s', async (_, body) => {
+    await expectDpsError(() => parseReply(raw(200, body), polling), 'REPLY_MALFORMED', 'parse')
+  })
 
-  it.each([0, 100, 199, 201, 204, 299])('status %i', (status) =>
-    expectDpsError(() => parseReply(raw(status, assigned), polling), 'REPLY_MALFORMED', 'parse'),
-  )
+  it.each([0, 100, 199, 201, 204, 299])('status %i', async (status) => {
+    await expectDpsError(() => parseReply(raw(status, assigned), polling), 'REPLY_MALFORMED', 'parse')
+  })
 
   it('nested beyond any stack is either read or refused, never a crash', () => {
     const deep = 200_000
