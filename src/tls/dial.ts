@@ -98,6 +98,8 @@ class Attempt {
     const { host, port, address = host } = this.#target
     this.#scope.signal.addEventListener('abort', this.#onAbort, { once: true })
     this.#enter(net.isIP(address) === 0 ? 'dns' : 'tcp')
+    // What hears of the phase may abort.
+    if (this.#settled) return
     const tcp = net.connect({
       host: address,
       port,
@@ -122,6 +124,7 @@ class Attempt {
   #secure(tcp: net.Socket, secureContext: tls.SecureContext): void {
     if (this.#settled) return
     this.#enter('tls')
+    if (this.#settled) return
     const { host, port, address } = this.#target
     const { id: policyId, sessionResumption } = this.#policy
     const key = { host, port, address, policyId, identityKey: identityKey(this.#identity) }

@@ -151,7 +151,8 @@ const VERIFY_CODES = new Map<string, Explain>([
 
 const noCommonSuite = of(
   'TLS_NO_COMMON_SUITE',
-  ({ host }, code) => `${host} takes none of the offered cipher suites or curves (${code})`,
+  ({ host }, code) =>
+    `${host} takes none of the offered TLS 1.2 cipher suites, or none of the curves (${code})`,
 )
 const versionRefused = of(
   'TLS_VERSION_REFUSED',

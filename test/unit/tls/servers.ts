@@ -47,9 +47,12 @@ export function tlsServer(
   return listen(server)
 }
 
-/** Passes connections on to `port`, keeping the ClientHello of each. */
-export async function recordingProxy(port: number): Promise<{ port: number; hellos: ClientHello[] }> {
+/** Passes connections on to `port`, keeping the ClientHello of each; on request it resets the next one after that. */
+export async function recordingProxy(
+  port: number,
+): Promise<{ port: number; hellos: ClientHello[]; resetNext(): void }> {
   const hellos: ClientHello[] = []
+  let reset = false
   const own = await rawServer((socket) => {
     const upstream = net.connect({ port, host: '127.0.0.1' })
     upstream.on('error', () => socket.destroy())
@@ -57,12 +60,32 @@ export async function recordingProxy(port: number): Promise<{ port: number; hell
     upstream.on('close', () => socket.destroy())
     void firstRecord(socket).then((bytes) => {
       hellos.push(parseClientHello(bytes))
+      if (reset) {
+        reset = false
+        socket.resetAndDestroy()
+        return
+      }
       upstream.write(bytes)
       socket.pipe(upstream)
     })
     upstream.pipe(socket)
   })
-  return { port: own, hellos }
+  return {
+    port: own,
+    hellos,
+    resetNext: () => {
+      reset = true
+    },
+  }
+}
+
+/** A promise and what settles it. */
+export function deferred<T>(): { readonly promise: Promise<T>; readonly resolve: (value: T) => void } {
+  let resolve!: (value: T) => void
+  const promise = new Promise<T>((settle) => {
+    resolve = settle
+  })
+  return { promise, resolve }
 }
 
 /** The first TLS record, which the server of a client that waits receives alone. */
@@ -82,19 +105,16 @@ export async function captureClientHello(
   identity: Identity,
   host = 'dps.test',
 ): Promise<ClientHello> {
-  let captured!: (hello: ClientHello) => void
-  const hello = new Promise<ClientHello>((resolve) => {
-    captured = resolve
-  })
+  const captured = deferred<ClientHello>()
   const port = await rawServer((socket) => {
     void firstRecord(socket).then((bytes) => {
-      captured(parseClientHello(bytes))
+      captured.resolve(parseClientHello(bytes))
       socket.destroy()
     })
   })
   const dialed = dial({ host, port, address: '127.0.0.1' }, policy, identity, scope())
   await dialed.catch(() => {})
-  return hello
+  return captured.promise
 }
 
 /** A credential that signs tokens: no certificate. */
