@@ -163,7 +163,9 @@ export class Listener {
   readonly #settings: ListenerSettings
   readonly #tls: TlsServer
   readonly #servers: Server[] = []
-  readonly #open = new Map<string, Connection>()
+  readonly #open = new Set<Connection>()
+  /** By address and ports: the TLS server hands back no reference to the socket it was given. */
+  readonly #byPeer = new Map<string, Connection>()
   readonly #waiting: (() => void)[] = []
   /**
    * Intermediates by leaf, from full handshakes: a session ticket carries the client's leaf alone (RFC 5077 leaves the
@@ -179,8 +181,7 @@ export class Listener {
     this.#tls = createTlsServer({
       cert: certificate.cert,
       key: certificate.key,
-      // No trust store: who the device is, is decided by the enrollments. It also keeps the list of acceptable
-      // authorities empty, as the service sends it.
+      // Who the device is, is decided by the enrollments; without this, Node would load a trust store for nothing.
       ca: [],
       requestCert: tls.requestCert ?? true,
       rejectUnauthorized: false,
@@ -197,7 +198,7 @@ export class Listener {
     })
     this.#tls.on('secureConnection', (socket) => this.#secured(socket))
     this.#tls.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
-      const connection = this.#open.get(keyOf(socket))
+      const connection = this.#byPeer.get(keyOf(socket))
       if (connection !== undefined) this.#handshakeFailed(connection, error.code ?? 'UNKNOWN')
     })
   }
@@ -238,7 +239,7 @@ export class Listener {
 
   async close(): Promise<void> {
     const closed = this.#servers.map((server) => new Promise((resolve) => server.close(resolve)))
-    for (const { raw } of this.#open.values()) raw.destroy()
+    for (const { raw } of this.#open) raw.destroy()
     const gone = new Promise<void>((resolve) => {
       if (this.#open.size === 0) resolve()
       else this.#waiting.push(resolve)
@@ -261,11 +262,14 @@ export class Listener {
       closedAt: undefined,
     })
     const key = keyOf(raw)
-    this.#open.set(key, connection)
+    this.#open.add(connection)
+    this.#byPeer.set(key, connection)
     // A peer may vanish at any time; 'close' follows and does the rest.
     raw.on('error', () => undefined)
     raw.once('close', () => {
-      this.#open.delete(key)
+      this.#open.delete(connection)
+      // The peer may have reused its port before this one was noticed to be gone.
+      if (this.#byPeer.get(key) === connection) this.#byPeer.delete(key)
       connection.record.closedAt = clock.now()
       journal.emit({ type: 'connection-closed', connectionId: connection.record.id })
       if (this.#open.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
@@ -305,7 +309,7 @@ export class Listener {
 
   #secured(socket: TLSSocket): void {
     socket.on('error', () => undefined)
-    const connection = this.#open.get(keyOf(socket))
+    const connection = this.#byPeer.get(keyOf(socket))
     if (connection === undefined) {
       socket.destroy()
       return

@@ -135,6 +135,10 @@ class MqttSession {
         this.#publish(packet)
         break
       case 'unsubscribe':
+        if ((packet.messageId ?? 0) === 0) {
+          this.#violate('UNSUBSCRIBE needs a packet identifier [MQTT-2.3.1-1].')
+          return
+        }
         if (packet.unsubscriptions.includes(FILTER)) this.#subscribed = undefined
         this.#send({ cmd: 'unsuback', messageId: packet.messageId ?? 0, granted: [] })
         break

@@ -1,5 +1,6 @@
 import { createHmac } from 'node:crypto'
 import { connect as tcpConnect } from 'node:net'
+import { generate } from 'mqtt-packet'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   createPki,
@@ -613,6 +614,15 @@ describe('X.509', () => {
     expect(await outcome('x-1', { ...rogue, cert: mixed })).toEqual([5, ['certificate-chain-unknown']])
   })
 
+  test('refused when an intermediate says it is no authority, whatever its key usage', async () => {
+    const issuer = await issueCertificate({
+      subject: 'no ca',
+      issuer: pki.deviceIntermediate,
+      keyUsage: ['keyCertSign'],
+    })
+    expect(await outcome('x-1', await device({ issuer }))).toEqual([5, ['certificate-chain-unknown']])
+  })
+
   test('refused when an intermediate has no right to sign', async () => {
     const issuer = await issueCertificate({ subject: 'no ca', issuer: pki.deviceIntermediate })
     expect(await outcome('x-1', await device({ issuer }))).toEqual([5, ['certificate-chain-unknown']])
@@ -668,14 +678,26 @@ describe('CONNECT', () => {
     })
   })
 
-  test.each(['bad/id', 'ends-with.', 'x'.repeat(129), 'späße'])(
-    'refuses the registration id %s',
-    async (id) => {
-      await using({}, async (emulator) => {
-        expect(await connackOf(emulator, { id, sas: 'x' })).not.toBe(0)
-      })
-    },
-  )
+  test.each([
+    ['bad/id', 4],
+    ['ends-with.', 2],
+    ['x'.repeat(129), 2],
+    ['späße', 2],
+    ['', 4],
+  ])('refuses the registration id %s', async (id, code) => {
+    await using({}, async (emulator) => {
+      expect(await connackOf(emulator, { id, sas: 'x' })).toBe(code)
+    })
+  })
+
+  test('a password without a user name', async () => {
+    await using({}, async (emulator, events) => {
+      const device = await dial(emulator)
+      device.send(Buffer.from('\x10\x10\x00\x04MQTT\x04\x42\x00\x00\x00\x01a\x00\x01b', 'latin1'))
+      expect(await device.next()).toBeUndefined()
+      expect(rules(events)).toEqual(['A password needs a user name [MQTT-3.1.2-22].'])
+    })
+  })
 
   test('a device that is not enrolled', async () => {
     await using({ enrollments: [] }, async (emulator, events) => {
@@ -696,7 +718,6 @@ describe('CONNECT', () => {
 
   test('bytes after its last field, and a packet before it', async () => {
     await using({}, async (emulator, events) => {
-      const { generate } = await import('mqtt-packet')
       const bytes = generate(connectPacket({ ...sas() }))
       const padded = Buffer.concat([bytes, Buffer.of(0)])
       // The remaining length takes two bytes here; its low seven bits have room for one more.
@@ -796,6 +817,20 @@ describe('PUBLISH closes the connection', () => {
   })
 
   test.each([
+    ['SUBSCRIBE without packet identifier', Buffer.of(0x82, 6, 0, 0, 0, 1, 0x23, 1)],
+    ['UNSUBSCRIBE without packet identifier', Buffer.of(0xa2, 5, 0, 0, 0, 1, 0x23)],
+    [
+      'PUBLISH at QoS 1 without packet identifier',
+      Buffer.concat([
+        Buffer.of(0x32, topic.length + 4, 0, topic.length),
+        Buffer.from(topic),
+        Buffer.of(0, 0),
+      ]),
+    ],
+    [
+      'a whole packet that is just too large',
+      generate(publishPacket(topic, 'x'.repeat(131_072 - topic.length), { qos: 0 })),
+    ],
     ['a packet of a server', Buffer.of(0x20, 2, 0, 0)],
     ['reserved flags', Buffer.of(0x83, 0)],
     ['reserved type', Buffer.of(0xf0, 0)],
