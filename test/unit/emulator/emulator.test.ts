@@ -763,6 +763,12 @@ describe('CONNECT', () => {
       clock.advance(1)
       expect(await device.next()).toBeUndefined()
       expect(rules(events)[0]).toContain('keep-alive')
+
+      const other = await ready(emulator, { ...sas(), packet: { keepalive: 10 } })
+      expect(clock.pending).toBe(1)
+      other.send({ cmd: 'disconnect' })
+      await other.closed
+      expect(clock.pending).toBe(0)
     })
   })
 })

@@ -228,6 +228,11 @@ export class ManualClock implements Clock {
   #now = Date.now()
   #timers: { at: number; run: () => void }[] = []
 
+  /** Timers that have neither run nor been cancelled. */
+  get pending(): number {
+    return this.#timers.length
+  }
+
   now(): number {
     return this.#now
   }
