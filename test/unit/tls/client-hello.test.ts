@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import type { TlsOptions } from '../../../src/options/options.ts'
 import { resolvePolicy } from '../../../src/tls/policy.ts'
-import { parseClientHello } from '../../support/client-hello.ts'
+import { type ClientHello, parseClientHello } from '../../support/client-hello.ts'
 import { captureClientHello, sasIdentity } from './servers.ts'
 
 const HOST = 'global.azure-devices-provisioning.net'
@@ -23,13 +23,23 @@ const SUITE = {
   TLS_AES_256_GCM_SHA384: 0x1302,
   TLS_CHACHA20_POLY1305_SHA256: 0x1303,
 } as const
-/** TLS_EMPTY_RENEGOTIATION_INFO_SCSV (RFC 5746 §3.3): a signal, not a suite. */
+/** Secure renegotiation (RFC 5746 §3.4) is announced by this signal among the suites, or by the extension. */
 const SCSV = 0x00ff
+const RENEGOTIATION_INFO = 0xff01
 const GROUP = { 'P-256': 23, 'P-384': 24, 'P-521': 25, X25519: 29, X448: 30 } as const
 
-const numbers = (...names: (keyof typeof SUITE)[]) => [...names.map((name) => SUITE[name]), SCSV]
-const hello = (options: TlsOptions = {}, host = HOST) =>
-  captureClientHello(resolvePolicy(options), sasIdentity(), host)
+const numbers = (...names: (keyof typeof SUITE)[]) => names.map((name) => SUITE[name])
+
+async function hello(options: TlsOptions = {}, host = HOST): Promise<ClientHello> {
+  const sent = await captureClientHello(resolvePolicy(options), sasIdentity(), host)
+  const signals = [...sent.suites, ...sent.extensions].filter((n) => n === SCSV || n === RENEGOTIATION_INFO)
+  expect(signals).toHaveLength(1)
+  return {
+    ...sent,
+    suites: sent.suites.filter((suite) => suite !== SCSV),
+    extensions: sent.extensions.filter((type) => type !== RENEGOTIATION_INFO),
+  }
+}
 
 const SECURITY = [
   'ECDHE-RSA-AES256-GCM-SHA384',

@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import type { TlsOptions } from '../../../src/options/options.ts'
 import { dial } from '../../../src/tls/dial.ts'
@@ -442,6 +442,24 @@ describe('abort', () => {
     const attempt = dial({ host: 'localhost', port: 1 }, policy, sasIdentity(), scope(controller.signal))
     controller.abort(reason)
     await expect(attempt).rejects.toBe(reason)
+  })
+
+  it('between TCP and TLS closes the connection', async () => {
+    const controller = new AbortController()
+    const closed = deferred<boolean>()
+    const port = await rawServer((socket) => socket.resume().on('close', closed.resolve))
+    const watched = scope(controller.signal)
+    const enter = (phase: string) => phase === 'tls' && controller.abort(reason)
+    await expect(dial(to(port), policy, sasIdentity(), { ...watched, enter })).rejects.toBe(reason)
+    expect(await closed.promise).toBe(false)
+  })
+
+  it('is not listened for any longer after success or failure', async () => {
+    const { signal } = new AbortController()
+    await dialed(to(await tlsServer(good)), policy, sasIdentity(), scope(signal))
+    expect(getEventListeners(signal, 'abort')).toEqual([])
+    await expectDpsError(dialed(to(1), policy, sasIdentity(), scope(signal)), 'CONNECTION_REFUSED', 'tcp')
+    expect(getEventListeners(signal, 'abort')).toEqual([])
   })
 
   it('after success changes nothing', async () => {

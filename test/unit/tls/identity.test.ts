@@ -116,6 +116,10 @@ describe('a hostile chain', () => {
     expect(validatingRoot(parse(), anchors)).toBeUndefined()
   })
 
+  it('of a root alone ends in that root', () => {
+    expect(validatingRoot(parse(rootA), anchors)).toBe('Root A')
+  })
+
   it('whose links hold by name alone has no root where OpenSSL may trust more than the anchors', () => {
     const impostor = ca('Root A')
     const end = issue({
@@ -157,6 +161,20 @@ describe('a PKCS#12 credential that holds its own CA', () => {
     const lying = await tlsServer({ key, cert: impostor.pem })
     await expectDpsError(
       dialed({ host: HOST, port: lying, address: '127.0.0.1' }, both, identity),
+      'SERVER_UNTRUSTED',
+      'tls',
+    )
+    // A path by names alone to a root of the policy, beside the one that OpenSSL takes to the device's CA.
+    const link = issue({
+      name: 'Device CA',
+      key: deviceCa.key,
+      ca: true,
+      issuer: rootA,
+      signedBy: ecKey(),
+    })
+    const cunning = await tlsServer({ key, cert: impostor.pem + link.pem })
+    await expectDpsError(
+      dialed({ host: HOST, port: cunning, address: '127.0.0.1' }, both, identity),
       'SERVER_UNTRUSTED',
       'tls',
     )
