@@ -1,5 +1,10 @@
+import { spawnSync } from 'node:child_process'
 import { createHmac } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { connect as tcpConnect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { build } from 'esbuild'
 import { generate } from 'mqtt-packet'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
@@ -1036,6 +1041,28 @@ describe('connections', () => {
     await Promise.all([idle.closed, busy.closed, new Promise((resolve) => silent.once('close', resolve))])
     const again = await startEmulator({ pki, port: emulator.port })
     await again.close()
+  })
+
+  test('unref lets a process end that only listens', async () => {
+    const source = new URL('../../../src/emulator/index.ts', import.meta.url).pathname
+    const script = join(mkdtempSync(join(tmpdir(), 'unref-')), 'main.cjs')
+    await build({
+      entryPoints: [source],
+      bundle: true,
+      platform: 'node',
+      format: 'cjs',
+      outfile: script,
+      logLevel: 'error',
+    })
+    const run = `
+      const { startEmulator } = require(${JSON.stringify(script)})
+      startEmulator().then((emulator) => {
+        emulator.unref()
+        console.log('listening')
+      })`
+    const child = spawnSync(process.execPath, ['-e', run], { encoding: 'utf8', timeout: 15_000 })
+    rmSync(dirname(script), { recursive: true })
+    expect(child).toMatchObject({ status: 0, signal: null, stdout: 'listening\n', stderr: '' })
   })
 
   test('a port in use is reported, and nothing stays open', async () => {
