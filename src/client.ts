@@ -1,11 +1,26 @@
-import { type Assignment, createAssignment } from './assignment/assignment.ts'
+import {
+  type Assignment,
+  type Contact,
+  createAssignment,
+  createContact,
+  createRegistrationState,
+  type RegistrationState,
+} from './assignment/assignment.ts'
+import { checkClock } from './clock-check.ts'
 import { DpsError } from './errors.ts'
-import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
+import type {
+  CallOptions,
+  DpsEvent,
+  ProvisioningClientOptions,
+  RegisterOptions,
+  TransportChoice,
+} from './options/options.ts'
 import { checkMs, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
 import type { Scope } from './registration/phases.ts'
-import { type OpenedSession, runRegistration } from './registration/run.ts'
+import { type CallResult, type OpenedSession, runCall } from './registration/run.ts'
+import type { Outcome, Step } from './registration/state.ts'
 import { dial } from './tls/dial.ts'
 import { checkIdentityAgainstPolicy, resolvePolicy, type TlsPolicy } from './tls/policy.ts'
 import { selectTransport } from './transport/select.ts'
@@ -19,80 +34,141 @@ const TOKEN_LIFETIME_S = 3600
  */
 const MAX_REPLY_BYTES = 192 * 1024
 
-const REGISTER_OPTIONS = new Set(['payload', 'signal', 'timeoutMs'])
+const CALL_OPTIONS = new Set(['signal', 'timeoutMs'])
+const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload'])
 
 /**
  * A client of the Azure IoT Hub Device Provisioning Service.
  *
  * It holds options, no connection: every call opens its own, and after a failure of any kind the same client can be
- * used again.
+ * used again. Every call settles exactly once, no later than `timeouts.totalMs`; then no socket, timer or listener of it
+ * is left.
  */
 export class ProvisioningClient {
   readonly #options: ResolvedOptions
   readonly #policy: TlsPolicy
+  /** The transport that got through last. */
+  #reached: TransportChoice | undefined
+  #lastContactMs: number
 
   /** @throws DpsError with phase `config`: OPTION_INVALID, TLS_POLICY_INVALID or TRUST_ANCHOR_INVALID */
   constructor(options: ProvisioningClientOptions) {
     this.#options = resolveOptions(options)
     this.#policy = resolvePolicy(this.#options.tls, this.#options.trust)
+    this.#lastContactMs = this.#options.lastContactMs
   }
 
   /**
-   * Registers the device and waits until it is assigned to a hub.
-   *
-   * Settles exactly once, no later than `timeouts.totalMs`; then no socket, timer or listener of it is left. Each call
-   * is a registration of its own, which the service bills.
+   * Registers the device and waits until it is assigned to a hub. Each call is a registration of its own, which the
+   * service bills.
    *
    * @throws DpsError whose `phase` says how far it came and whose `hint` says what to do
    */
   async register(options: RegisterOptions = {}): Promise<Assignment> {
     refuseUnknown('', options, REGISTER_OPTIONS)
-    const { payload, signal } = options
+    const result = await this.#call({ kind: 'register' }, options, this.#options.transports, options.payload)
+    return createAssignment(the(result, 'assigned').registration, result)
+  }
+
+  /**
+   * Reads what the service knows of this device's registration. Starts nothing and is not billed: the way to learn the
+   * hub again for a device that cannot store it. Always over HTTPS, which alone offers it.
+   *
+   * @throws DpsError NOT_FOUND for a device that never registered; else as `register`
+   */
+  async lookup(options: CallOptions = {}): Promise<RegistrationState> {
+    refuseUnknown('', options, CALL_OPTIONS)
+    const result = await this.#call({ kind: 'lookup' }, options, ['https'])
+    return createRegistrationState(the(result, 'found').record, result)
+  }
+
+  /**
+   * Reaches the service and leaves again: name, route, proxy, TLS and, over MQTT, the credential. Nothing is registered.
+   * Over HTTPS the service looks at the credential only with a request, so there it stands for the network and TLS. Tries
+   * each transport once.
+   *
+   * @throws DpsError as `register`
+   */
+  async probe(options: CallOptions = {}): Promise<Contact> {
+    refuseUnknown('', options, CALL_OPTIONS)
+    return createContact(await this.#call({ kind: 'probe' }, options, this.#options.transports))
+  }
+
+  #call(
+    step: Step,
+    { signal, timeoutMs }: CallOptions,
+    transports: readonly TransportChoice[],
+    payload?: RegisterOptions['payload'],
+  ): Promise<CallResult> {
     if (signal !== undefined && typeof signal.addEventListener !== 'function') {
       throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
     }
     const { clock, retry, limits, totalMs } = this.#options
     const emit = emitter(this.#options.onEvent)
     for (const message of this.#policy.warnings) emit({ type: 'warning', message })
-    const result = await runRegistration({
-      open: (scope) => this.#open(scope, payload),
+    const choices = this.#inOrder(transports)
+    return runCall({
+      step,
+      routes: choices.map((choice) => ({
+        name: typeof choice === 'string' ? choice : choice.name,
+        open: (scope) => this.#open(choice, scope, payload, emit),
+      })),
+      onReached: (index) => {
+        this.#reached = choices[index]
+        this.#lastContactMs = Math.max(this.#lastContactMs, clock.now())
+      },
       clock,
-      retry,
+      // A probe is asked for to learn what is wrong now.
+      retry: step.kind === 'probe' ? { ...retry, maxAttempts: 1 } : retry,
       limits,
-      totalMs: options.timeoutMs === undefined ? totalMs : checkMs('timeoutMs', options.timeoutMs, 1),
+      totalMs: timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1),
       signal,
       emit,
     })
-    return createAssignment(result)
+  }
+
+  /** What got through last first: a port that is blocked today is blocked tomorrow. */
+  #inOrder(transports: readonly TransportChoice[]): readonly TransportChoice[] {
+    const reached = transports.filter((choice) => choice === this.#reached)
+    return [...reached, ...transports.filter((choice) => choice !== this.#reached)]
   }
 
   /** options → credential → TLS policy → transport, for one connection. */
-  async #open(scope: Scope, payload: RegisterOptions['payload']): Promise<OpenedSession> {
-    const { credential, clock, idScope, host, connectTo } = this.#options
-    scope.enter('config')
+  async #open(
+    choice: TransportChoice,
+    scope: Scope,
+    payload: RegisterOptions['payload'],
+    emit: (event: DpsEvent) => void,
+  ): Promise<OpenedSession> {
+    const { credential, clock, idScope, host, connectTo, waitForClock, apiVersion, userAgent } = this.#options
+    const { signal, enter } = scope
+    enter('config')
     const identity = await credential.load()
     const { registrationId } = identity
     checkIdentityAgainstPolicy(this.#policy, identity)
     const body = registerBody(registrationId, payload)
-    const transport = await selectTransport(this.#options.transport)
-    scope.enter('clock')
+    const transport = await selectTransport(choice)
+    enter('clock')
+    await checkClock({
+      clock,
+      lastContactMs: this.#lastContactMs,
+      wait: waitForClock,
+      signal,
+      onWait: (delayMs) => emit({ type: 'waiting-for-clock', delayMs }),
+    })
     identity.checkDates(clock.now())
     const session = await transport.open({
       host,
-      port: this.#options.port,
+      port: this.#options.portFor(transport.name),
       idScope,
       registrationId,
-      apiVersion: this.#options.apiVersion,
-      userAgent: this.#options.userAgent,
+      apiVersion,
+      userAgent,
       maxReplyBytes: MAX_REPLY_BYTES,
-      signal: scope.signal,
-      enter: scope.enter,
+      signal,
+      enter,
       dial: (port) =>
-        dial({ host, port, address: connectTo }, this.#policy, identity, {
-          signal: scope.signal,
-          enter: scope.enter,
-          clock,
-        }),
+        dial({ host, port, address: connectTo }, this.#policy, identity, { signal, enter, clock }),
       token: () =>
         identity.token(
           registrationResource(idScope, registrationId),
@@ -104,8 +180,14 @@ export class ProvisioningClient {
   }
 }
 
+/** The outcome of a call is of the kind that was asked for; the table has no other way to resolve. */
+function the<K extends Outcome['kind']>({ outcome }: CallResult, kind: K): Extract<Outcome, { kind: K }> {
+  if (outcome.kind !== kind) throw new TypeError(`expected the outcome ${kind}, not ${outcome.kind}`)
+  return outcome as Extract<Outcome, { kind: K }>
+}
+
 /** The handler is the caller's code: what it throws must not decide about a registration, nor be hidden. */
-function emitter(handler: ((event: DpsEvent) => void) | undefined): (event: DpsEvent) => void {
+export function emitter(handler: ((event: DpsEvent) => void) | undefined): (event: DpsEvent) => void {
   let warned = false
   return (event) => {
     try {

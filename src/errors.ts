@@ -88,6 +88,11 @@ export const ERROR_CODES = facts({
     retryable: true,
     hint: 'The clock is probably behind: wait for time synchronisation, then try again.',
   },
+  CLOCK_BEHIND: {
+    family: 'device',
+    retryable: true,
+    hint: 'This device’s clock is certainly wrong: set it, or let `waitForClock` wait for time synchronisation.',
+  },
   CANCELLED: { family: 'usage', retryable: true, hint: 'The caller aborted; call again when ready.' },
   DEADLINE_EXCEEDED: {
     family: 'network',
@@ -118,6 +123,16 @@ export const ERROR_CODES = facts({
     family: 'network',
     retryable: true,
     hint: 'The connection ended before an answer came; try again, and look at middle boxes if it always happens in the same phase.',
+  },
+  PROXY_AUTHENTICATION_REQUIRED: {
+    family: 'network',
+    retryable: false,
+    hint: 'The proxy wants a user name and password it accepts: give them in `proxy`.',
+  },
+  PROXY_REFUSED: {
+    family: 'network',
+    retryable: true,
+    hint: 'The proxy does not open this connection: ask its operator to allow the host and port named in the message.',
   },
   TRANSPORT_FAILED: {
     family: 'usage',

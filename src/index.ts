@@ -1,4 +1,4 @@
-export type { Assignment, AssignmentConnection } from './assignment/assignment.ts'
+export type { Assignment, AssignmentConnection, Contact, RegistrationState } from './assignment/assignment.ts'
 export { ProvisioningClient } from './client.ts'
 export { type Clock, systemClock } from './clock.ts'
 export type { Credential, CurveName, Identity, TlsIdentity } from './credential/credential.ts'
@@ -12,6 +12,7 @@ export {
   type DpsPhase,
 } from './errors.ts'
 export type {
+  CallOptions,
   DpsEvent,
   PemInput,
   ProvisioningClientOptions,
@@ -19,8 +20,12 @@ export type {
   RetryOptions,
   TimeoutOptions,
   TlsOptions,
+  TransportChoice,
   TrustOptions,
+  WaitForClockOptions,
 } from './options/options.ts'
+export type { RegistrationRecord } from './protocol/response.ts'
+export { provisionForever } from './provision-forever.ts'
 export type { PhaseTimings } from './registration/phases.ts'
 export { BUNDLED_ROOTS, type BundledRoot } from './tls/roots.ts'
 export type {
@@ -30,6 +35,7 @@ export type {
   TlsFacts,
   Transport,
   TransportContext,
+  TransportName,
   TransportRequest,
   TransportSession,
 } from './transport/transport.ts'

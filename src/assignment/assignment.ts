@@ -1,6 +1,6 @@
-import type { DeviceRegistration } from '../protocol/response.ts'
+import type { DeviceRegistration, RegistrationRecord } from '../protocol/response.ts'
 import type { PhaseTimings } from '../registration/phases.ts'
-import type { RegistrationResult } from '../registration/run.ts'
+import type { CallResult } from '../registration/run.ts'
 import type { ConnectionFacts } from '../transport/transport.ts'
 
 /** Where a device belongs, and how it was learnt. Frozen through and through. */
@@ -29,11 +29,33 @@ export interface AssignmentConnection extends ConnectionFacts {
   readonly timingsMs: PhaseTimings
 }
 
-export function createAssignment({ registration, connection, timingsMs }: RegistrationResult): Assignment {
-  return deepFreeze({
-    ...(registration satisfies DeviceRegistration),
-    connection: { ...connection, timingsMs },
-  })
+export function createAssignment(
+  registration: DeviceRegistration,
+  { connection, timingsMs }: CallResult,
+): Assignment {
+  return deepFreeze({ ...registration, connection: { ...connection, timingsMs } })
+}
+
+/** What the service knows of a registration, and how it was learnt. Frozen through and through. */
+export interface RegistrationState extends RegistrationRecord {
+  readonly connection: AssignmentConnection
+}
+
+export function createRegistrationState(
+  record: RegistrationRecord,
+  { connection, timingsMs }: CallResult,
+): RegistrationState {
+  return deepFreeze({ ...record, connection: { ...connection, timingsMs } })
+}
+
+/** The service was reached and let this device in. Frozen. */
+export interface Contact {
+  readonly registrationId: string
+  readonly connection: AssignmentConnection
+}
+
+export function createContact({ registrationId, connection, timingsMs }: CallResult): Contact {
+  return deepFreeze({ registrationId, connection: { ...connection, timingsMs } })
 }
 
 /** Without recursion: a payload may be nested as deep as a hostile reply is long. */

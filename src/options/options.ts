@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.ts'
 import type { Credential } from '../credential/credential.ts'
 import type { DpsError, DpsPhase } from '../errors.ts'
-import type { Transport } from '../transport/transport.ts'
+import type { Transport, TransportName } from '../transport/transport.ts'
 
 /** PEM text, PEM bytes, or several of either. */
 export type PemInput = string | Uint8Array | readonly (string | Uint8Array)[]
@@ -82,7 +82,7 @@ export type DpsEvent =
   | {
       /** The same step will be tried again after `delayMs`, because of `error`. */
       readonly type: 'retry'
-      readonly step: 'connect' | 'register' | 'poll'
+      readonly step: 'connect' | 'register' | 'poll' | 'lookup'
       /** Failures of this step in a row so far. */
       readonly attempt: number
       readonly delayMs: number
@@ -94,7 +94,41 @@ export type DpsEvent =
       readonly operationId: string
       readonly delayMs: number
     }
+  | {
+      /** The network did not let this transport through; the next in the list is tried at once. */
+      readonly type: 'fallback'
+      readonly from: string
+      readonly to: string
+      readonly error: DpsError
+    }
+  | {
+      /** The clock is not plausible yet; it is looked at again after `delayMs`. */
+      readonly type: 'waiting-for-clock'
+      readonly delayMs: number
+    }
+  | {
+      /** `provisionForever` starts again after `delayMs`. */
+      readonly type: 'attempt-failed'
+      /** Attempts so far. */
+      readonly attempt: number
+      readonly delayMs: number
+      readonly error: DpsError
+    }
   | { readonly type: 'warning'; readonly message: string }
+
+/** A transport by name, or one of your own. */
+export type TransportChoice = TransportName | Transport
+
+export interface WaitForClockOptions {
+  /**
+   * When the clock is to be believed. `'plausible'`: it is behind neither this release nor the last verified contact.
+   * `'systemd-timesyncd'`: the same, and systemd has reported synchronisation. A function is asked about once a second.
+   * Default `'plausible'`.
+   */
+  until?: 'plausible' | 'systemd-timesyncd' | ((signal: AbortSignal) => boolean | Promise<boolean>)
+  /** Longest wait, ms; then the call fails with CLOCK_BEHIND, because time servers may be blocked for good. Default 90 000. */
+  limitMs?: number
+}
 
 export interface ProvisioningClientOptions {
   /** The id scope of the provisioning service instance, such as `0ne00000000`. */
@@ -105,18 +139,32 @@ export interface ProvisioningClientOptions {
    * Default `global.azure-devices-provisioning.net`.
    */
   host?: string
-  /** Default 8883 for MQTT. */
-  port?: number
+  /** One port for whatever transport is used, or one for each. Default 8883 for `mqtt`, 443 for `mqtt-ws` and `https`. */
+  port?: number | Readonly<Partial<Record<TransportName, number>>>
   /** The address to dial in place of `host` (a private endpoint, an emulator). `host` is still what is verified. */
   connectTo?: string
-  /** Default `'mqtt'`. */
-  transport?: 'mqtt' | Transport
+  /**
+   * How to reach the service, or several ways in order of preference: the next is tried where the *network* stops one
+   * (name, route, firewall, proxy, silence), never where identity or trust is refused. The one that worked is tried
+   * first from then on. Default `'mqtt'`.
+   */
+  transport?: TransportChoice | readonly TransportChoice[]
   trust?: TrustOptions
   tls?: TlsOptions
   /** Device API version. Default `2019-03-31`. */
   apiVersion?: string
   /** Informational product name sent to the service. Default `dps-device-client/<version>`. */
   userAgent?: string
+  /**
+   * Waits for a plausible clock before the first packet; the wait counts into `timeouts.totalMs`. Default: no wait; a
+   * clock that is certainly wrong fails at once.
+   */
+  waitForClock?: WaitForClockOptions
+  /**
+   * When this device last had verified contact with the service, as it remembers it: a clock that is earlier now is
+   * wrong. Date or ms since the epoch. The client remembers its own contacts by itself. Default: none.
+   */
+  lastContact?: Date | number
   /** Time and chance; for tests. Default: the system's. */
   clock?: Clock
   timeouts?: TimeoutOptions
@@ -125,11 +173,14 @@ export interface ProvisioningClientOptions {
   onEvent?: (event: DpsEvent) => void
 }
 
-export interface RegisterOptions {
-  /** Handed to a custom allocation function: a JSON object. */
-  payload?: Readonly<Record<string, unknown>>
+export interface CallOptions {
   /** Cancels the call: it rejects with code CANCELLED and leaves nothing running. */
   signal?: AbortSignal
   /** Overrides `timeouts.totalMs` for this call. */
   timeoutMs?: number
+}
+
+export interface RegisterOptions extends CallOptions {
+  /** Handed to a custom allocation function: a JSON object. */
+  payload?: Readonly<Record<string, unknown>>
 }

@@ -4,13 +4,15 @@ import type { Credential } from '../credential/credential.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
 import { printable } from '../printable.ts'
 import { checkIdScope } from '../protocol/wire.ts'
-import type { Transport } from '../transport/transport.ts'
+import type { TransportName } from '../transport/transport.ts'
 import type {
   DpsEvent,
   ProvisioningClientOptions,
   RetryOptions,
   TlsOptions,
+  TransportChoice,
   TrustOptions,
+  WaitForClockOptions,
 } from './options.ts'
 
 export const DEFAULT_HOST = 'global.azure-devices-provisioning.net'
@@ -24,13 +26,18 @@ export interface ResolvedOptions {
   readonly idScope: string
   readonly credential: Credential
   readonly host: string
-  readonly port: number | undefined
+  /** The caller's port for a transport, or undefined for the transport's own. */
+  readonly portFor: (transport: string) => number | undefined
   readonly connectTo: string | undefined
-  readonly transport: 'mqtt' | Transport
+  /** In order of preference, at least one. */
+  readonly transports: readonly TransportChoice[]
   readonly trust: Readonly<TrustOptions>
   readonly tls: Readonly<TlsOptions>
   readonly apiVersion: string
   readonly userAgent: string
+  readonly waitForClock: Readonly<Required<WaitForClockOptions>> | undefined
+  /** Ms since the epoch; 0 where there is none. */
+  readonly lastContactMs: number
   readonly clock: Clock
   readonly totalMs: number
   readonly limits: Readonly<Partial<Record<DpsPhase, number>>>
@@ -68,6 +75,8 @@ const KNOWN = new Set([
   'tls',
   'apiVersion',
   'userAgent',
+  'waitForClock',
+  'lastContact',
   'clock',
   'timeouts',
   'retry',
@@ -83,12 +92,9 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
   object('options', options)
   // A misspelt option that is silently ignored is a policy that silently does not apply.
   refuseUnknown('', options, KNOWN)
-  const { credential, transport = 'mqtt', clock = systemClock, onEvent } = options
+  const { credential, clock = systemClock, onEvent } = options
   if (typeof credential?.load !== 'function') {
     throw invalid('credential', 'must be made by x509(), symmetricKey() or sasSigner()')
-  }
-  if (transport !== 'mqtt' && typeof transport?.open !== 'function') {
-    throw invalid('transport', "must be 'mqtt' or a Transport")
   }
   if (onEvent !== undefined && typeof onEvent !== 'function') throw invalid('onEvent', 'must be a function')
   for (const method of ['now', 'monotonic', 'random', 'sleep', 'after'] as const) {
@@ -101,9 +107,9 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     idScope: checkIdScope(options.idScope),
     credential,
     host: hostName('host', options.host ?? DEFAULT_HOST),
-    port: options.port === undefined ? undefined : port(options.port),
+    portFor: ports(options.port),
     connectTo: options.connectTo === undefined ? undefined : hostName('connectTo', options.connectTo),
-    transport,
+    transports: transports(options.transport ?? 'mqtt'),
     trust: Object.freeze({ ...object('trust', options.trust ?? {}) }),
     tls: Object.freeze({ ...object('tls', options.tls ?? {}) }),
     apiVersion: token(
@@ -116,6 +122,8 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
       options.userAgent ?? `dps-device-client/${version}`,
       /^[\x20-\x7e]{1,128}$/,
     ),
+    waitForClock: options.waitForClock === undefined ? undefined : waitForClock(options.waitForClock),
+    lastContactMs: options.lastContact === undefined ? 0 : instant('lastContact', options.lastContact),
     clock,
     totalMs: timeouts.totalMs,
     limits: Object.freeze({
@@ -182,11 +190,56 @@ function hostName(name: string, value: unknown): string {
   return value.toLowerCase()
 }
 
-function port(value: unknown): number {
+const TRANSPORT_NAMES: readonly TransportName[] = ['mqtt', 'mqtt-ws', 'https']
+
+function transports(given: TransportChoice | readonly TransportChoice[]): readonly TransportChoice[] {
+  const list = Array.isArray(given) ? (given as readonly TransportChoice[]) : [given as TransportChoice]
+  if (list.length === 0) throw invalid('transport', 'must name at least one transport')
+  for (const [index, choice] of list.entries()) {
+    const known = TRANSPORT_NAMES.includes(choice as TransportName)
+    const own =
+      typeof choice === 'object' && typeof choice?.open === 'function' && typeof choice.name === 'string'
+    if (!known && !own) {
+      throw invalid('transport', "must be 'mqtt', 'mqtt-ws', 'https', a Transport, or a list of those")
+    }
+    if (list.indexOf(choice) !== index) throw invalid('transport', 'names a transport twice')
+  }
+  return Object.freeze([...list])
+}
+
+function ports(given: ProvisioningClientOptions['port']): (transport: string) => number | undefined {
+  if (typeof given !== 'object' || given === null) {
+    const one = given === undefined ? undefined : port('port', given)
+    return () => one
+  }
+  refuseUnknown('port.', given, new Set(TRANSPORT_NAMES))
+  const each = new Map(Object.entries(given).map(([name, value]) => [name, port(`port.${name}`, value)]))
+  return (transport) => each.get(transport)
+}
+
+function port(name: string, value: unknown): number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > 65_535) {
-    throw invalid('port', 'must be a whole number from 1 to 65535')
+    throw invalid(name, 'must be a whole number from 1 to 65535')
   }
   return value
+}
+
+const DEFAULT_CLOCK_WAIT_MS = 90_000
+
+function waitForClock(given: WaitForClockOptions): Readonly<Required<WaitForClockOptions>> {
+  refuseUnknown('waitForClock.', object('waitForClock', given), new Set(['until', 'limitMs']))
+  const { until = 'plausible', limitMs = DEFAULT_CLOCK_WAIT_MS } = given
+  if (until !== 'plausible' && until !== 'systemd-timesyncd' && typeof until !== 'function') {
+    throw invalid('waitForClock.until', "must be 'plausible', 'systemd-timesyncd' or a function")
+  }
+  return Object.freeze({ until, limitMs: checkMs('waitForClock.limitMs', limitMs, 0) })
+}
+
+function instant(name: string, value: Date | number): number {
+  const ms = value instanceof Date ? value.getTime() : value
+  if (typeof ms !== 'number' || !Number.isFinite(ms))
+    throw invalid(name, 'must be a Date or ms since the epoch')
+  return ms
 }
 
 function token(name: string, value: unknown, rule: RegExp): string {

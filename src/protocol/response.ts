@@ -1,4 +1,4 @@
-import { DpsError, type DpsPhase } from '../errors.ts'
+import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
 import { printable } from '../printable.ts'
 import { parseRetryAfter } from './retry-after.ts'
 import { classifyFailure, classifyRefusal, type Refusal } from './status.ts'
@@ -11,6 +11,8 @@ export interface RawReply {
   /** The text of `retry-after`, if there was one. */
   readonly retryAfter: string | undefined
   readonly body: Uint8Array
+  /** The server's clock as HTTP's `Date` gives it, for a transport that has it. */
+  readonly date?: string | undefined
 }
 
 /** `DeviceRegistrationResult` of an assigned device, checked field by field. */
@@ -25,6 +27,27 @@ export interface DeviceRegistration {
   readonly createdAt: Date | undefined
   readonly lastUpdatedAt: Date | undefined
   readonly connectionProfile: string | undefined
+}
+
+/** A registration as the lookup reports it, in whatever state it is. */
+export interface RegistrationRecord {
+  /** In the spelling of the credential. */
+  readonly registrationId: string
+  /** `unassigned`, `assigning`, `assigned`, `failed`, `disabled`, or newer. */
+  readonly status: string
+  readonly substatus: string | undefined
+  /** Present when assigned. */
+  readonly deviceId: string | undefined
+  /** Present when assigned. */
+  readonly assignedHub: string | undefined
+  readonly payload: Readonly<Record<string, unknown>> | undefined
+  readonly etag: string | undefined
+  readonly createdAt: Date | undefined
+  readonly lastUpdatedAt: Date | undefined
+  readonly connectionProfile: string | undefined
+  /** Why it failed, when it did. */
+  readonly serviceErrorCode: number | undefined
+  readonly serviceErrorMessage: string | undefined
 }
 
 /** A reply that has been read and believed. Refusals are data too: the engine decides whether to repeat the step. */
@@ -53,22 +76,10 @@ type Json = Record<string, unknown>
  * @throws DpsError REPLY_MALFORMED or REPLY_INCOMPLETE, phase `parse`
  */
 export function parseReply(raw: RawReply, context: ReplyContext): ServiceReply {
-  const retryAfterMs = parseRetryAfter(raw.retryAfter, context.nowMs)
-  if (raw.status >= 300) {
-    const body = tryJsonObject(raw.body)
-    return {
-      kind: 'refused',
-      error: refusal(
-        context,
-        classifyRefusal(raw.status, integer(body.errorCode)),
-        raw.status,
-        body,
-        retryAfterMs,
-      ),
-    }
-  }
+  if (raw.status >= 300) return refusedRequest(raw, context)
   if (raw.status !== 200 && raw.status !== 202) throw malformed(`has the unexpected status ${raw.status}`)
 
+  const retryAfterMs = parseRetryAfter(raw.retryAfter, context.nowMs)
   const body = jsonObject(raw.body)
   const status = typeof body.status === 'string' ? body.status.toLowerCase() : undefined
   if (status === 'assigning' || (status === undefined && raw.status === 202)) {
@@ -86,9 +97,57 @@ export function parseReply(raw: RawReply, context: ReplyContext): ServiceReply {
   return { kind: 'refused', error: refusal(context, found, status, state, retryAfterMs) }
 }
 
+/**
+ * Reads the reply to a lookup.
+ *
+ * @throws DpsError REPLY_MALFORMED or REPLY_INCOMPLETE, phase `parse`
+ */
+export function parseLookup(
+  raw: RawReply,
+  context: ReplyContext,
+):
+  | { readonly kind: 'found'; readonly record: RegistrationRecord }
+  | Extract<ServiceReply, { kind: 'refused' }> {
+  if (raw.status >= 300) return refusedRequest(raw, context)
+  if (raw.status !== 200) throw malformed(`has the unexpected status ${raw.status}`)
+  const body = jsonObject(raw.body)
+  if (typeof body.status !== 'string' || body.status === '') throw malformed('carries no status')
+  const status = printable(body.status.toLowerCase(), 40)
+  const assigned = status === 'assigned' ? registration(body, context) : undefined
+  checkRegistrationId(body.registrationId, context)
+  return {
+    kind: 'found',
+    record: {
+      ...common(body),
+      registrationId: context.registrationId,
+      status,
+      deviceId: assigned?.deviceId,
+      assignedHub: assigned?.assignedHub,
+      serviceErrorCode: integer(body.errorCode) || undefined,
+      serviceErrorMessage: typeof body.errorMessage === 'string' ? printable(body.errorMessage) : undefined,
+    },
+  }
+}
+
+function checkRegistrationId(value: unknown, context: ReplyContext): void {
+  if (typeof value !== 'string' || value.toLowerCase() === context.registrationId.toLowerCase()) return
+  throw malformed(`is about another device: "${printable(value, 140)}", not "${context.registrationId}"`)
+}
+
+function common(value: Json) {
+  return {
+    substatus: text(value.substatus),
+    payload: isObject(value.payload) ? value.payload : undefined,
+    etag: text(value.etag),
+    createdAt: date(value.createdDateTimeUtc),
+    lastUpdatedAt: date(value.lastUpdatedDateTimeUtc),
+    connectionProfile: text(value.connectionProfile),
+  }
+}
+
 function registration(value: unknown, context: ReplyContext): DeviceRegistration {
   if (!isObject(value)) throw incomplete('registrationState')
-  const { assignedHub, deviceId, registrationId, payload } = value
+  const { assignedHub, deviceId } = value
   if (typeof assignedHub !== 'string' || assignedHub === '') throw incomplete('assignedHub')
   if (typeof deviceId !== 'string' || deviceId === '') throw incomplete('deviceId')
   if (assignedHub.length > 253 || !/^[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?$/.test(assignedHub)) {
@@ -98,26 +157,21 @@ function registration(value: unknown, context: ReplyContext): DeviceRegistration
   if (!/^[A-Za-z0-9\-._:%*?!(),=@$']{1,128}$/.test(deviceId)) {
     throw malformed(`carries a deviceId that no hub takes: "${printable(deviceId, 140)}"`)
   }
-  if (
-    typeof registrationId === 'string' &&
-    registrationId.toLowerCase() !== context.registrationId.toLowerCase()
-  ) {
-    throw malformed(
-      `is about another device: "${printable(registrationId, 140)}", not "${context.registrationId}"`,
-    )
-  }
+  checkRegistrationId(value.registrationId, context)
   return {
     registrationId: context.registrationId,
     deviceId,
     assignedHub,
     status: 'assigned',
-    substatus: text(value.substatus),
-    payload: isObject(payload) ? payload : undefined,
-    etag: text(value.etag),
-    createdAt: date(value.createdDateTimeUtc),
-    lastUpdatedAt: date(value.lastUpdatedDateTimeUtc),
-    connectionProfile: text(value.connectionProfile),
+    ...common(value),
   }
+}
+
+function refusedRequest(raw: RawReply, context: ReplyContext): Extract<ServiceReply, { kind: 'refused' }> {
+  const retryAfterMs = parseRetryAfter(raw.retryAfter, context.nowMs)
+  const body = tryJsonObject(raw.body)
+  const found = classifyRefusal(raw.status, integer(body.errorCode))
+  return { kind: 'refused', error: refusal(context, found, raw.status, body, retryAfterMs, raw.date) }
 }
 
 function refusal(
@@ -126,7 +180,9 @@ function refusal(
   status: number | string,
   body: Json,
   retryAfterMs: number | undefined,
+  httpDate?: string,
 ): DpsError {
+  const serverTime = date(body.timestampUtc) ?? date(httpDate)
   const errorCode = integer(body.errorCode)
   const said = text(body.message) ?? text(body.errorMessage)
   const what =
@@ -141,10 +197,22 @@ function refusal(
       retryAfterMs,
       serviceErrorCode: errorCode || undefined,
       trackingId: typeof body.trackingId === 'string' ? printable(body.trackingId, 80) : undefined,
-      serverTime: date(body.timestampUtc),
-      hint: found.hint,
+      serverTime,
+      hint: skewHint(found.code, serverTime, context.nowMs) ?? found.hint,
     },
   )
+}
+
+/** More than any clock that is kept in time is off by. */
+const SUSPICIOUS_SKEW_MS = 300_000
+
+/** A wrong clock makes every token expired or not yet due, and the service only says unauthorized. */
+function skewHint(code: DpsErrorCode, serverTime: Date | undefined, nowMs: number): string | undefined {
+  if (code !== 'UNAUTHORIZED' || serverTime === undefined) return undefined
+  const skewMs = nowMs - serverTime.getTime()
+  if (Math.abs(skewMs) < SUSPICIOUS_SKEW_MS) return undefined
+  const by = `${Math.round(Math.abs(skewMs) / 60_000)} minutes ${skewMs < 0 ? 'behind' : 'ahead of'}`
+  return `Set the clock first: this device is ${by} the service, which says it is ${serverTime.toISOString()}.`
 }
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true })

@@ -2,24 +2,36 @@ import type { Clock } from '../clock.ts'
 import { DpsError } from '../errors.ts'
 import type { DpsEvent } from '../options/options.ts'
 import type { ResolvedRetry } from '../options/resolve.ts'
-import { type DeviceRegistration, parseReply } from '../protocol/response.ts'
+import { parseLookup, parseReply } from '../protocol/response.ts'
 import type { ConnectionFacts, TransportSession } from '../transport/transport.ts'
+import { mayFallBack } from './fallback.ts'
 import { type PhaseLimits, type PhaseTimings, PhaseTracker, type Scope } from './phases.ts'
 import { delayMs } from './schedule.ts'
-import type { Effect, RegistrationEvent, Step, Wait } from './state.ts'
-import { IDLE, transition } from './transition.ts'
+import type { Effect, Outcome, RegistrationEvent, Request, Step, Wait } from './state.ts'
+import { transition } from './transition.ts'
 
 /** An open session and what it was opened with. */
 export interface OpenedSession {
   readonly session: TransportSession
   readonly registrationId: string
-  /** The body of the register request. */
+  /** The body of a register or lookup request. */
   readonly body: string
 }
 
-export interface RegistrationPlan {
+/** One way to reach the service. */
+export interface Route {
+  readonly name: string
   /** Opens a session with the credential as it is now. */
-  readonly open: (scope: Scope) => Promise<OpenedSession>
+  open(scope: Scope): Promise<OpenedSession>
+}
+
+export interface CallPlan {
+  /** What is asked first. */
+  readonly step: Step
+  /** In order of preference, at least one. */
+  readonly routes: readonly Route[]
+  /** Told the index of the route that let the call through. */
+  readonly onReached?: (route: number) => void
   readonly clock: Clock
   readonly retry: ResolvedRetry
   readonly limits: PhaseLimits
@@ -29,9 +41,10 @@ export interface RegistrationPlan {
   readonly emit: (event: DpsEvent) => void
 }
 
-export interface RegistrationResult {
-  readonly registration: DeviceRegistration
-  /** The connection on which the device was assigned; `roundTrips` counts every connection of the call. */
+export interface CallResult {
+  readonly outcome: Outcome
+  readonly registrationId: string
+  /** The connection that brought the outcome; `roundTrips` counts every connection of the call. */
   readonly connection: ConnectionFacts
   readonly timingsMs: PhaseTimings
 }
@@ -39,18 +52,21 @@ export interface RegistrationResult {
 /** A close that a transport does not finish is not waited for any longer than this. */
 const CLOSE_LIMIT_MS = 1000
 
+/** The phase a request is in. The service's lookup is a question about a state, as a poll is. */
+const PHASE_OF = { register: 'register', poll: 'poll', lookup: 'poll' } as const
+
 /**
- * Performs one registration: asks `transition` what to do, does it, and reports back, until the end. Settles exactly
- * once; when it has, the session is closed, no timer runs and no listener is left on the caller's signal.
+ * Performs one call: asks `transition` what to do, does it, and reports back, until the end. Settles exactly once; when
+ * it has, the session is closed, no timer runs and no listener is left on the caller's signal.
  *
  * @throws DpsError
  */
-export function runRegistration(plan: RegistrationPlan): Promise<RegistrationResult> {
-  return new RegistrationRun(plan).run()
+export function runCall(plan: CallPlan): Promise<CallResult> {
+  return new Call(plan).run()
 }
 
-class RegistrationRun {
-  readonly #plan: RegistrationPlan
+class Call {
+  readonly #plan: CallPlan
   readonly #phases: PhaseTracker
   readonly #deadlineAt: number
   #opened: OpenedSession | undefined
@@ -60,14 +76,14 @@ class RegistrationRun {
   #stop: DpsError | undefined
   #settled = false
 
-  constructor(plan: RegistrationPlan) {
+  constructor(plan: CallPlan) {
     this.#plan = plan
     const { clock } = plan
     this.#deadlineAt = clock.monotonic() + plan.totalMs
     this.#phases = new PhaseTracker(clock, plan.limits, (event) => this.#emit(event))
   }
 
-  async run(): Promise<RegistrationResult> {
+  async run(): Promise<CallResult> {
     const { clock, signal, totalMs } = this.#plan
     const disarm = clock.after(totalMs, () => this.#halt(this.#deadlineExceeded()))
     const onAbort = () => this.#halt(this.#cancelled())
@@ -83,18 +99,19 @@ class RegistrationRun {
     }
   }
 
-  async #drive(): Promise<RegistrationResult> {
-    let [state, effect] = transition(IDLE, { name: 'start' }, this.#plan.retry.maxAttempts)
+  async #drive(): Promise<CallResult> {
+    const { step, retry } = this.#plan
+    let [state, effect] = transition({ name: 'idle', step }, { name: 'start' }, retry.maxAttempts)
     for (;;) {
       if (effect.name === 'reject') throw effect.error
       if (effect.name === 'resolve') {
         // A caller who cancelled in the same instant must not be told that it went on.
         if (this.#stop !== undefined) throw this.#stop
-        return this.#result(effect.registration)
+        return this.#result(effect.outcome)
       }
       const event = await this.#perform(effect)
       if ('error' in event) this.#lastError = event.error
-      ;[state, effect] = transition(state, event, this.#plan.retry.maxAttempts)
+      ;[state, effect] = transition(state, event, retry.maxAttempts)
     }
   }
 
@@ -102,7 +119,7 @@ class RegistrationRun {
     if (this.#stop !== undefined) return { name: 'stopped', error: this.#stop }
     switch (effect.name) {
       case 'open':
-        return this.#attempt('open-failed', (scope) => this.#open(scope))
+        return this.#openAny()
       case 'request':
         return this.#attempt('lost', (scope) => this.#request(effect.step, scope))
       case 'wait':
@@ -125,8 +142,21 @@ class RegistrationRun {
     }
   }
 
-  async #open(scope: Scope): Promise<RegistrationEvent> {
-    const opening = this.#plan.open(scope)
+  /** One attempt to connect: over each route in turn, for as long as only the network is in the way. */
+  async #openAny(): Promise<RegistrationEvent> {
+    const { routes, onReached } = this.#plan
+    for (let i = 0; ; i++) {
+      const route = routes[i]!
+      const event = await this.#attempt('open-failed', (scope) => this.#open(route, scope))
+      if (event.name === 'opened') onReached?.(i)
+      const next = routes[i + 1]
+      if (event.name !== 'open-failed' || next === undefined || !mayFallBack(event.error)) return event
+      this.#emit({ type: 'fallback', from: route.name, to: next.name, error: event.error })
+    }
+  }
+
+  async #open(route: Route, scope: Scope): Promise<RegistrationEvent> {
+    const opening = route.open(scope)
     // A transport that opens after it was given up on would leave a connection that nobody closes.
     opening.then(
       (late) => scope.signal.aborted && void late.session.close().catch(() => {}),
@@ -147,24 +177,30 @@ class RegistrationRun {
     return { name: 'opened' }
   }
 
-  async #request(step: Step, scope: Scope): Promise<RegistrationEvent> {
+  async #request(step: Request, scope: Scope): Promise<RegistrationEvent> {
     const { session, registrationId, body } = this.#opened!
-    scope.enter(step.kind)
+    const phase = PHASE_OF[step.kind]
+    scope.enter(phase)
     const raw = await session.request(
-      step.kind === 'register'
-        ? { kind: 'register', body }
-        : { kind: 'query', operationId: step.operationId },
+      step.kind === 'poll' ? { kind: 'query', operationId: step.operationId } : { kind: step.kind, body },
       scope.signal,
     )
     this.#roundTrips++
-    const reply = parseReply(raw, {
-      phase: step.kind,
+    const context = {
+      phase,
       registrationId,
       operationId: step.kind === 'poll' ? step.operationId : undefined,
       nowMs: this.#plan.clock.now(),
-    })
-    const { kind, ...rest } = reply
-    return { name: kind, ...rest } as RegistrationEvent
+    }
+    const reply = step.kind === 'lookup' ? parseLookup(raw, context) : parseReply(raw, context)
+    switch (reply.kind) {
+      case 'refused':
+        return { name: 'refused', error: reply.error }
+      case 'assigning':
+        return { name: 'assigning', operationId: reply.operationId, retryAfterMs: reply.retryAfterMs }
+      default:
+        return { name: 'finished', outcome: reply }
+    }
   }
 
   async #wait(wait: Wait, keep: boolean): Promise<RegistrationEvent> {
@@ -193,10 +229,12 @@ class RegistrationRun {
     }
   }
 
-  #result(registration: DeviceRegistration): RegistrationResult {
-    const { connection } = this.#opened!.session
+  #result(outcome: Outcome): CallResult {
+    const { session, registrationId } = this.#opened!
+    const { connection } = session
     return {
-      registration,
+      outcome,
+      registrationId,
       connection: { ...connection, roundTrips: this.#roundTrips },
       timingsMs: this.#phases.timings(),
     }
@@ -225,9 +263,7 @@ class RegistrationRun {
       'CANCELLED',
       this.#phases.last,
       `cancelled by the caller in phase ${this.#phases.last}`,
-      {
-        cause: this.#plan.signal?.reason,
-      },
+      { cause: this.#plan.signal?.reason },
     )
   }
 
@@ -237,11 +273,8 @@ class RegistrationRun {
     return new DpsError(
       'DEADLINE_EXCEEDED',
       last,
-      `not assigned within ${totalMs} ms; the last phase was ${last}`,
-      {
-        retryAfterMs,
-        cause: this.#lastError,
-      },
+      `not finished within ${totalMs} ms; the last phase was ${last}`,
+      { retryAfterMs, cause: this.#lastError },
     )
   }
 

@@ -26,6 +26,9 @@ function exactDelayMs(wait: Wait, retry: ResolvedRetry, random: number): number 
 }
 
 /** `base · 2^(failures − 1)`, at most `maxDelayMs`. */
-export function backoffCeilingMs(failures: number, retry: ResolvedRetry): number {
+export function backoffCeilingMs(
+  failures: number,
+  retry: Pick<ResolvedRetry, 'baseDelayMs' | 'maxDelayMs'>,
+): number {
   return Math.min(retry.maxDelayMs, retry.baseDelayMs * 2 ** Math.min(failures - 1, 40))
 }

@@ -1,11 +1,8 @@
 import type { DpsErrorCode } from '../errors.ts'
-import type { Effect, Failures, RegistrationEvent, State, Step, StepName } from './state.ts'
+import type { Effect, Failures, RegistrationEvent, Request, State, Step, StepName } from './state.ts'
 
-export const IDLE: State = { name: 'idle' }
-
-const NO_FAILURES: Failures = { connect: 0, register: 0, poll: 0 }
+const NO_FAILURES: Failures = { connect: 0, register: 0, poll: 0, lookup: 0 }
 const SETTLED: State = { name: 'settled' }
-const REGISTER: Step = { kind: 'register' }
 
 /**
  * Failures after which the same step is tried again within one call. Everything else ends the call: a refusal of the
@@ -27,10 +24,10 @@ type Next = readonly [State, Effect]
 type Row = { readonly [E in RegistrationEvent as E['name']]?: (event: E) => Next }
 
 /**
- * The registration as a table: `(state, event)` to the next state and the one thing to do. Pure. An event that the
+ * A call as a table: `(state, event)` to the next state and the one thing to do. Pure. An event that the
  * table does not list for a state is a defect of the caller and throws; after the end every event is ignored.
  *
- *     idle ──start──▶ waiting ──waited──▶ opening ──opened──▶ requesting ──assigned──▶ settled
+ *     idle ──start──▶ waiting ──waited──▶ opening ──opened──▶ requesting ──finished──▶ settled
  *                        ▲                   │                    │
  *                        └────── open-failed, assigning, refused, lost ◀──┘        any ──stopped──▶ settled
  */
@@ -47,13 +44,13 @@ function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): 
     case 'idle':
       return {
         start: () => [
-          { name: 'waiting', step: REGISTER, failures: NO_FAILURES, connected: false },
+          { name: 'waiting', step: state.step, failures: NO_FAILURES, connected: false },
           { name: 'wait', wait: { reason: 'start' }, keep: true },
         ],
       }
     case 'opening':
       return {
-        opened: () => request(state.step, { ...state.failures, connect: 0 }),
+        opened: () => proceed(state.step, { ...state.failures, connect: 0 }),
         'open-failed': ({ error }) => retry('connect', state, error, false, maxAttempts),
       }
     case 'requesting':
@@ -62,7 +59,7 @@ function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): 
           { name: 'waiting', step: { kind: 'poll', operationId }, failures: NO_FAILURES, connected: true },
           { name: 'wait', wait: { reason: 'assigning', operationId, retryAfterMs }, keep: true },
         ],
-        assigned: ({ registration }) => [SETTLED, { name: 'resolve', registration }],
+        finished: ({ outcome }) => [SETTLED, { name: 'resolve', outcome }],
         refused: ({ error }) => retry(state.step.kind, state, error, true, maxAttempts),
         lost: ({ error }) => retry(state.step.kind, state, error, false, maxAttempts),
       }
@@ -70,13 +67,18 @@ function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): 
       return {
         waited: () =>
           state.connected
-            ? request(state.step, state.failures)
+            ? proceed(state.step, state.failures)
             : [{ name: 'opening', step: state.step, failures: state.failures }, { name: 'open' }],
       }
   }
 }
 
-function request(step: Step, failures: Failures): Next {
+function proceed(step: Step, failures: Failures): Next {
+  if (step.kind === 'probe') return [SETTLED, { name: 'resolve', outcome: { kind: 'reached' } }]
+  return request(step, failures)
+}
+
+function request(step: Request, failures: Failures): Next {
   return [
     { name: 'requesting', step, failures },
     { name: 'request', step },

@@ -31,10 +31,17 @@ export interface ConnectionFacts extends TlsFacts {
   readonly roundTrips: number
 }
 
-/** A request in the service's terms. `register` starts an operation, `query` asks for its status. */
+/** The transports that come with the package. */
+export type TransportName = 'mqtt' | 'mqtt-ws' | 'https'
+
+/**
+ * A request in the service's terms. `register` starts an operation, `query` asks for its status, `lookup` reads the
+ * registration and starts nothing: the service offers it over HTTPS only.
+ */
 export type TransportRequest =
   | { readonly kind: 'register'; readonly body: string }
   | { readonly kind: 'query'; readonly operationId: string }
+  | { readonly kind: 'lookup'; readonly body: string }
 
 /** All that a transport is given for one connection. */
 export interface TransportContext {

@@ -1,4 +1,5 @@
 import type { Clock } from '../../src/clock.ts'
+import { RELEASED_AT_MS } from '../../src/release.ts'
 
 export interface TestClock extends Clock {
   /** Lets virtual time pass, firing what falls due on the way. */
@@ -10,7 +11,7 @@ export interface TestClock extends Clock {
 }
 
 export interface TestClockOptions {
-  /** Wall clock at the start. Default 2026-06-01. */
+  /** Wall clock at the start. Default: a week after this release was made. */
   startMs?: number
   /** Default: always 0.5. */
   random?: () => number
@@ -21,7 +22,7 @@ export interface TestClockOptions {
  * virtual time reaches them. Real sockets do not notice.
  */
 export function testClock({
-  startMs = Date.UTC(2026, 5, 1),
+  startMs = RELEASED_AT_MS + 7 * 86_400_000,
   random = () => 0.5,
 }: TestClockOptions = {}): TestClock {
   let elapsed = 0

@@ -140,6 +140,9 @@ export class MqttSession implements TransportSession {
   }
 
   async request(request: TransportRequest, signal: AbortSignal): Promise<RawReply> {
+    if (request.kind === 'lookup') {
+      throw new DpsError('TRANSPORT_FAILED', 'config', 'the service offers lookup over HTTPS only')
+    }
     const phase = request.kind === 'register' ? 'register' : 'poll'
     if (this.#waiter !== undefined) {
       throw new DpsError('TRANSPORT_FAILED', phase, 'a session takes one request at a time', {

@@ -13,9 +13,8 @@ describe('resolveOptions', () => {
     expect(resolveOptions(minimal)).toMatchObject({
       idScope: '0ne00000000',
       host: 'global.azure-devices-provisioning.net',
-      port: undefined,
       connectTo: undefined,
-      transport: 'mqtt',
+      transports: ['mqtt'],
       apiVersion: '2019-03-31',
       userAgent: `dps-device-client/${version}`,
       totalMs: 120_000,
@@ -30,6 +29,26 @@ describe('resolveOptions', () => {
       },
       retry: { maxAttempts: 8, baseDelayMs: 1000, maxDelayMs: 60_000, startDelayMs: 0, pollIntervalMs: 2000 },
     })
+  })
+
+  it('takes one port for all transports, or one for each', () => {
+    expect(resolveOptions(minimal).portFor('mqtt')).toBeUndefined()
+    expect(resolveOptions({ ...minimal, port: 4433 }).portFor('https')).toBe(4433)
+    const { portFor } = resolveOptions({ ...minimal, port: { mqtt: 18_883, https: 4433 } })
+    expect([portFor('mqtt'), portFor('https'), portFor('mqtt-ws'), portFor('__proto__')]).toEqual([
+      18_883,
+      4433,
+      undefined,
+      undefined,
+    ])
+  })
+
+  it('takes an order of transports, and the remembered contact as a date or a number', () => {
+    const own = { name: 'own', open: () => Promise.reject(new Error('not asked here')) }
+    const transport = ['mqtt', own, 'https'] as const
+    const resolved = resolveOptions({ ...minimal, transport, lastContact: new Date(7) })
+    expect(resolved).toMatchObject({ transports: transport, lastContactMs: 7 })
+    expect(Object.isFrozen(resolved.transports)).toBe(true)
   })
 
   it('copies what it is given and writes to none of it', () => {
@@ -62,6 +81,24 @@ describe('resolveOptions', () => {
     ['port 65536', { ...minimal, port: 65_536 }, 'port'],
     ['connectTo with a port', { ...minimal, connectTo: '10.0.0.4:8883' }, 'connectTo'],
     ['an unknown transport', { ...minimal, transport: 'amqp' }, 'transport'],
+    ['no transport at all', { ...minimal, transport: [] }, 'transport'],
+    ['a transport twice', { ...minimal, transport: ['mqtt', 'https', 'mqtt'] }, 'transport'],
+    ['an unknown transport in a list', { ...minimal, transport: ['mqtt', 'amqp'] }, 'transport'],
+    ['a port for an unknown transport', { ...minimal, port: { amqp: 5671 } }, 'port.amqp'],
+    ['port 0 for one transport', { ...minimal, port: { https: 0 } }, 'port.https'],
+    ['a contact that is no time', { ...minimal, lastContact: 'yesterday' }, 'lastContact'],
+    ['a contact at an invalid date', { ...minimal, lastContact: new Date('x') }, 'lastContact'],
+    [
+      'an unknown way to wait for the clock',
+      { ...minimal, waitForClock: { until: 'ntp' } },
+      'waitForClock.until',
+    ],
+    [
+      'an endless wait for the clock',
+      { ...minimal, waitForClock: { limitMs: Infinity } },
+      'waitForClock.limitMs',
+    ],
+    ['an unknown option of the wait', { ...minimal, waitForClock: { limit: 1 } }, 'waitForClock.limit'],
     [
       'an API version that would change the user name',
       { ...minimal, apiVersion: '2019-03-31&x=1' },

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { DpsError } from '../../../src/errors.ts'
-import { parseReply, type RawReply, type ReplyContext } from '../../../src/protocol/response.ts'
+import { parseLookup, parseReply, type RawReply, type ReplyContext } from '../../../src/protocol/response.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
 
 const OPERATION = '5.316aac5bdc130deb.b1e02da8-1111-2222-3333-444455556666'
@@ -256,7 +256,21 @@ describe('a refused request', () => {
     expect(error).toMatchObject({ phase: 'register', trackingId: 'd1a5-77', retryAfterMs: 7000 })
     expect(error.serverTime?.toISOString()).toBe('2026-06-01T10:11:12.123Z')
     expect(error.message).toContain('401002')
-    expect(error.hint).toContain('verified')
+    expect(error.hint).toContain('minutes behind')
+  })
+
+  it.each([
+    ['2026-06-01T00:04:00Z', 'the three causes', /verified on the service/],
+    ['2026-06-01T02:00:00Z', 'a clock that is behind', /120 minutes behind the service/],
+    ['2026-05-31T23:00:00Z', 'a clock that is ahead', /60 minutes ahead of the service/],
+  ])('a 401 answered at %s hints at %s', (timestampUtc, _, hint) => {
+    expect(refused(raw(401, { errorCode: 401002, timestampUtc }), registering).hint).toMatch(hint)
+    expect(refused(raw(403, { timestampUtc }), registering).hint).not.toMatch(/minutes/)
+  })
+
+  it('takes the date of HTTP where the body has none', () => {
+    const reply = { ...raw(401, {}), date: 'Mon, 01 Jun 2026 03:00:00 GMT' }
+    expect(refused(reply, registering).hint).toContain('180 minutes behind')
   })
 
   it.each([['<html>busy</html>'], [''], ['null'], ['[]'], [Buffer.from([0xff, 0xfe])]])(
@@ -335,5 +349,52 @@ describe('a reply that is not what the protocol says', () => {
       ),
       { numRuns: 3000 },
     )
+  })
+})
+
+describe('the reply to a lookup', () => {
+  const found = (body: unknown) => {
+    const reply = parseLookup(raw(200, body), polling)
+    return reply.kind === 'found' ? reply.record : expect.fail('refused')
+  }
+
+  it('of an assigned device has the hub and the device', () => {
+    expect(found(state)).toMatchObject({
+      registrationId: 'My-Device',
+      status: 'assigned',
+      deviceId: 'press-7',
+      assignedHub: 'Contoso-Hub.azure-devices.net',
+      substatus: 'initialAssignment',
+    })
+  })
+
+  it.each(['unassigned', 'assigning', 'failed', 'Disabled', 'something-new'])(
+    'of one that is %s has neither',
+    (status) =>
+      expect(
+        found({ registrationId: 'my-device', status, assignedHub: 'x y', errorCode: 400207 }),
+      ).toMatchObject({
+        status: status.toLowerCase(),
+        deviceId: undefined,
+        assignedHub: undefined,
+        serviceErrorCode: 400207,
+      }),
+  )
+
+  it('of a device that never registered is NOT_FOUND', () => {
+    expect(parseLookup(raw(404, { errorCode: 404202 }), polling)).toMatchObject({
+      kind: 'refused',
+      error: { code: 'NOT_FOUND', serviceErrorCode: 404202 },
+    })
+  })
+
+  it.each([
+    ['assigned without a hub', 200, { ...state, assignedHub: undefined }, 'REPLY_INCOMPLETE'],
+    ['about another device', 200, { ...state, registrationId: 'other' }, 'REPLY_MALFORMED'],
+    ['without a status', 200, { registrationId: 'my-device' }, 'REPLY_MALFORMED'],
+    ['with status 202', 202, state, 'REPLY_MALFORMED'],
+    ['that is an array', 200, [state], 'REPLY_MALFORMED'],
+  ] as const)('%s is refused', async (_, status, body, code) => {
+    await expectDpsError(() => parseLookup(raw(status, body), polling), code, 'parse')
   })
 })

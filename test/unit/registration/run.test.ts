@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { DpsError } from '../../../src/errors.ts'
 import type { DpsEvent } from '../../../src/options/options.ts'
 import type { RawReply } from '../../../src/protocol/response.ts'
-import { type RegistrationPlan, runRegistration } from '../../../src/registration/run.ts'
+import { type CallPlan, type Route, runCall } from '../../../src/registration/run.ts'
 import type { TransportRequest, TransportSession } from '../../../src/transport/transport.ts'
 import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
@@ -38,7 +38,7 @@ type Answer = RawReply | Error | typeof never
 
 function setup(
   answers: Answer[],
-  over: Partial<RegistrationPlan> & { opens?: (Error | typeof never | 'ok')[] } = {},
+  over: Partial<CallPlan> & { open?: Route['open']; opens?: (Error | typeof never | 'ok')[] } = {},
 ) {
   const clock = testClock()
   const requests: TransportRequest[] = []
@@ -46,7 +46,17 @@ function setup(
   const signals: AbortSignal[] = []
   let open = 0
   let opened = 0
-  const { opens = [], ...plan } = over
+  const { opens = [], open: openAs, ...plan } = over
+  const openSession: Route['open'] = async (scope) => {
+    scope.enter('tcp')
+    signals.push(scope.signal)
+    const outcome = opens.shift() ?? 'ok'
+    if (outcome === never) return new Promise(() => {})
+    if (outcome instanceof Error) throw outcome
+    open++
+    opened++
+    return { session: session(), registrationId: 'd', body: '{"registrationId":"d"}' }
+  }
   const session = (): TransportSession => ({
     connection: facts,
     request: async (request) => {
@@ -60,17 +70,9 @@ function setup(
       open--
     },
   })
-  const running = runRegistration({
-    open: async (scope) => {
-      scope.enter('tcp')
-      signals.push(scope.signal)
-      const outcome = opens.shift() ?? 'ok'
-      if (outcome === never) return new Promise(() => {})
-      if (outcome instanceof Error) throw outcome
-      open++
-      opened++
-      return { session: session(), registrationId: 'd', body: '{"registrationId":"d"}' }
-    },
+  const running = runCall({
+    step: { kind: 'register' },
+    routes: [{ name: 'memory', open: openAs ?? openSession }],
     clock,
     retry,
     limits: { register: 30_000, poll: 30_000, tcp: 15_000 },
@@ -104,7 +106,10 @@ describe('a registration', () => {
   it('registers, polls with the operation id, and ends with nothing left', async () => {
     const t = setup([assigning('3'), assigning(), assigned])
     const result = await t.running
-    expect(result.registration).toMatchObject({ deviceId: 'd', assignedHub: 'h.example' })
+    expect(result.outcome).toMatchObject({
+      kind: 'assigned',
+      registration: { deviceId: 'd', assignedHub: 'h.example' },
+    })
     expect(result.connection.roundTrips).toBe(5 + 3)
     expect(t.requests).toEqual([
       { kind: 'register', body: '{"registrationId":"d"}' },
@@ -240,7 +245,7 @@ describe('silence', () => {
     })
     await turns()
     t.clock.advance(1000)
-    await expect(t.running).resolves.toMatchObject({ registration: { deviceId: 'd' } })
+    await expect(t.running).resolves.toMatchObject({ outcome: { registration: { deviceId: 'd' } } })
   })
 })
 
@@ -326,6 +331,108 @@ describe('cancelling', () => {
     finish()
     await turns()
     expect(closed).toBe(1)
+  })
+})
+
+describe('several routes', () => {
+  const routes = (outcomes: Record<string, (Error | 'ok')[]>) => {
+    const tried: string[] = []
+    return {
+      tried,
+      routes: Object.entries(outcomes).map(([name, results]) => ({
+        name,
+        open: async () => {
+          tried.push(name)
+          const result = results.shift() ?? 'ok'
+          if (result !== 'ok') throw result
+          return {
+            session: {
+              connection: { ...facts, transport: name },
+              request: async () => assigned,
+              close: async () => {},
+            },
+            registrationId: 'd',
+            body: '{}',
+          }
+        },
+      })),
+    }
+  }
+  const blocked = () => new DpsError('CONNECTION_REFUSED', 'tcp', 'blocked')
+
+  it('go on to the next at once where the network is in the way, and say why', async () => {
+    const { tried, routes: all } = routes({ mqtt: [blocked()], https: [] })
+    const reached: number[] = []
+    const t = setup([], { routes: all, onReached: (i) => reached.push(i) })
+    expect((await t.running).connection.transport).toBe('https')
+    expect(tried).toEqual(['mqtt', 'https'])
+    expect(reached).toEqual([1])
+    expect(t.clock.sleeps).toEqual([])
+    expect(t.events.filter((e) => e.type === 'fallback')).toMatchObject([
+      { from: 'mqtt', to: 'https', error: { code: 'CONNECTION_REFUSED' } },
+    ])
+  })
+
+  it('are all tried again after a wait, from the first', async () => {
+    const { tried, routes: all } = routes({ mqtt: [blocked()], https: [blocked()] })
+    const t = setup([], { routes: all })
+    expect((await t.running).connection.transport).toBe('mqtt')
+    expect(tried).toEqual(['mqtt', 'https', 'mqtt'])
+    expect(t.clock.sleeps).toEqual([500])
+  })
+
+  it.each([
+    ['an untrusted server', new DpsError('SERVER_UNTRUSTED', 'tls', '')],
+    ['a wrong name', new DpsError('SERVER_NAME_MISMATCH', 'tls', '')],
+    ['a refused certificate', new DpsError('TLS_CLIENT_CERTIFICATE_REFUSED', 'tls', '')],
+    ['a refused identity', new DpsError('UNAUTHORIZED', 'connect', '')],
+    ['a broken credential', new DpsError('CREDENTIAL_UNREADABLE', 'config', '')],
+    ['a wrong clock', new DpsError('CLOCK_BEHIND', 'clock', '')],
+  ])('are not tried after %s', async (_, error) => {
+    const { tried, routes: all } = routes({ mqtt: [error], https: [] })
+    await expectDpsError(setup([], { routes: all }).running, error.code, error.phase)
+    expect(tried).toEqual(['mqtt'])
+  })
+
+  it('take up a poll where another route left it', async () => {
+    const { routes: all } = routes({ mqtt: ['ok', blocked()], https: [] })
+    const requests: TransportRequest[] = []
+    const answers: Answer[] = [assigning(), lost(), assigned]
+    for (const route of all) {
+      const { open } = route
+      route.open = async () => {
+        const opened = await open()
+        const request = async (r: TransportRequest) => {
+          requests.push(r)
+          const answer = answers.shift()!
+          if (answer instanceof Error || answer === never) throw answer
+          return answer
+        }
+        return { ...opened, session: { ...opened.session, request } as never }
+      }
+    }
+    await setup([], { routes: all }).running
+    expect(requests.map((r) => r.kind)).toEqual(['register', 'query', 'query'])
+  })
+})
+
+describe('a lookup and a probe', () => {
+  it('a lookup is one request, repeated when the service is busy', async () => {
+    const t = setup([json(503, {}), json(200, { registrationId: 'd', status: 'disabled' })], {
+      step: { kind: 'lookup' },
+    })
+    expect((await t.running).outcome).toMatchObject({ kind: 'found', record: { status: 'disabled' } })
+    expect(t.requests.map((r) => r.kind)).toEqual(['lookup', 'lookup'])
+  })
+
+  it('a probe opens and closes, and asks nothing', async () => {
+    const t = setup([], { step: { kind: 'probe' } })
+    expect((await t.running).outcome).toEqual({ kind: 'reached' })
+    expect({ requests: t.requests, opened: t.opened, open: t.open }).toEqual({
+      requests: [],
+      opened: 1,
+      open: 0,
+    })
   })
 })
 

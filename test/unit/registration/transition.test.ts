@@ -2,18 +2,18 @@ import { describe, expect, it } from 'vitest'
 import { DpsError } from '../../../src/errors.ts'
 import type { DeviceRegistration } from '../../../src/protocol/response.ts'
 import type { Failures, RegistrationEvent, State } from '../../../src/registration/state.ts'
-import { IDLE, transition } from '../../../src/registration/transition.ts'
+import { transition } from '../../../src/registration/transition.ts'
 
-const none: Failures = { connect: 0, register: 0, poll: 0 }
+const none: Failures = { connect: 0, register: 0, poll: 0, lookup: 0 }
 const register = { kind: 'register' } as const
 const poll = { kind: 'poll', operationId: 'op' } as const
 const busy = new DpsError('THROTTLED', 'register', 'busy', { retryAfterMs: 5000 })
 const gone = new DpsError('CONNECTION_LOST', 'poll', 'gone')
 const denied = new DpsError('UNAUTHORIZED', 'register', 'no')
-const registration = { deviceId: 'd' } as DeviceRegistration
+const outcome = { kind: 'assigned', registration: { deviceId: 'd' } as DeviceRegistration } as const
 
 const states: Record<string, State> = {
-  idle: IDLE,
+  idle: { name: 'idle', step: register },
   opening: { name: 'opening', step: register, failures: none },
   requesting: { name: 'requesting', step: poll, failures: none },
   'waiting, connected': { name: 'waiting', step: poll, failures: none, connected: true },
@@ -26,7 +26,7 @@ const events: Record<RegistrationEvent['name'], RegistrationEvent> = {
   opened: { name: 'opened' },
   'open-failed': { name: 'open-failed', error: gone },
   assigning: { name: 'assigning', operationId: 'op', retryAfterMs: 3000 },
-  assigned: { name: 'assigned', registration },
+  finished: { name: 'finished', outcome },
   refused: { name: 'refused', error: busy },
   lost: { name: 'lost', error: gone },
   waited: { name: 'waited' },
@@ -43,7 +43,7 @@ const legal: Record<string, Partial<Record<RegistrationEvent['name'], [State['na
   },
   requesting: {
     assigning: ['waiting', 'wait'],
-    assigned: ['settled', 'resolve'],
+    finished: ['settled', 'resolve'],
     refused: ['waiting', 'wait'],
     lost: ['waiting', 'wait'],
     stopped: ['settled', 'reject'],
@@ -101,6 +101,21 @@ describe('what is kept', () => {
   })
 })
 
+describe('what is asked', () => {
+  it.each(['register', 'lookup'] as const)('a %s is requested once the session is open', (kind) => {
+    expect(transition({ name: 'opening', step: { kind }, failures: none }, events.opened, 8)[1]).toEqual({
+      name: 'request',
+      step: { kind },
+    })
+  })
+
+  it('a probe asks nothing: to be let in is the answer', () => {
+    expect(
+      transition({ name: 'opening', step: { kind: 'probe' }, failures: none }, events.opened, 8),
+    ).toEqual([{ name: 'settled' }, { name: 'resolve', outcome: { kind: 'reached' } }])
+  })
+})
+
 describe('budgets', () => {
   const effectOf = (
     failures: Failures,
@@ -110,12 +125,18 @@ describe('budgets', () => {
   ) => transition({ name: state, step, failures }, event, 3)[1]
 
   it('are one per step', () => {
-    expect(effectOf({ connect: 0, register: 2, poll: 0 }, events.lost, 'requesting', poll).name).toBe('wait')
-    expect(effectOf({ connect: 0, register: 2, poll: 0 }, events.lost, 'requesting', register)).toEqual({
+    expect(
+      effectOf({ connect: 0, register: 2, poll: 0, lookup: 0 }, events.lost, 'requesting', poll).name,
+    ).toBe('wait')
+    expect(
+      effectOf({ connect: 0, register: 2, poll: 0, lookup: 0 }, events.lost, 'requesting', register),
+    ).toEqual({
       name: 'reject',
       error: gone,
     })
-    expect(effectOf({ connect: 2, register: 0, poll: 0 }, events['open-failed'], 'opening', poll)).toEqual({
+    expect(
+      effectOf({ connect: 2, register: 0, poll: 0, lookup: 0 }, events['open-failed'], 'opening', poll),
+    ).toEqual({
       name: 'reject',
       error: gone,
     })
@@ -123,13 +144,13 @@ describe('budgets', () => {
 
   it('start again with a success of the step', () => {
     const [opened] = transition(
-      { name: 'opening', step: register, failures: { connect: 2, register: 1, poll: 0 } },
+      { name: 'opening', step: register, failures: { connect: 2, register: 1, poll: 0, lookup: 0 } },
       events.opened,
       3,
     )
-    expect(opened).toMatchObject({ failures: { connect: 0, register: 1, poll: 0 } })
+    expect(opened).toMatchObject({ failures: { connect: 0, register: 1, poll: 0, lookup: 0 } })
     const [waiting] = transition(
-      { name: 'requesting', step: poll, failures: { connect: 0, register: 0, poll: 2 } },
+      { name: 'requesting', step: poll, failures: { connect: 0, register: 0, poll: 2, lookup: 0 } },
       events.assigning,
       3,
     )

@@ -1,0 +1,80 @@
+import { access } from 'node:fs/promises'
+import type { Clock } from './clock.ts'
+import { DpsError } from './errors.ts'
+import { RELEASED_AT_MS } from './release.ts'
+
+export interface ClockCheck {
+  readonly clock: Clock
+  /** The last verified contact that is remembered, ms since the epoch; 0 for none. */
+  readonly lastContactMs: number
+  readonly wait:
+    | {
+        readonly until:
+          | 'plausible'
+          | 'systemd-timesyncd'
+          | ((signal: AbortSignal) => boolean | Promise<boolean>)
+        readonly limitMs: number
+      }
+    | undefined
+  readonly signal: AbortSignal
+  readonly onWait: (delayMs: number) => void
+}
+
+const LOOK_AGAIN_MS = 1000
+
+/** Made by systemd-timesyncd when the clock has been set (systemd-timesyncd.service(8)). */
+export const TIMESYNC_FLAG = '/run/systemd/timesync/synchronized'
+
+/**
+ * Resolves when the clock can be believed, before any packet. A clock that is behind this release, or behind the last
+ * verified contact, is wrong with certainty; certificates and tokens judged by it would be judged wrongly.
+ *
+ * @throws DpsError CLOCK_BEHIND, phase `clock`, at once or, with `wait`, after its limit
+ */
+export async function checkClock(check: ClockCheck): Promise<void> {
+  const { clock, wait, signal } = check
+  const startedAt = clock.monotonic()
+  for (;;) {
+    const error = behind(check)
+    if (error === undefined && (await isSynchronised(check))) return
+    const left = wait === undefined ? 0 : wait.limitMs - (clock.monotonic() - startedAt)
+    if (left <= 0) throw error ?? notSynchronised(clock.now(), wait?.limitMs ?? 0)
+    const delayMs = Math.min(LOOK_AGAIN_MS, left)
+    check.onWait(delayMs)
+    await clock.sleep(delayMs, signal)
+  }
+}
+
+function behind({ clock, lastContactMs }: ClockCheck): DpsError | undefined {
+  const nowMs = clock.now()
+  const floorMs = Math.max(RELEASED_AT_MS, lastContactMs)
+  if (nowMs >= floorMs) return undefined
+  const floor =
+    floorMs === RELEASED_AT_MS ? 'this release was made' : 'the service was last in contact with this device'
+  return new DpsError(
+    'CLOCK_BEHIND',
+    'clock',
+    `this device believes it is ${isoTime(nowMs)}, but ${floor} on ${isoTime(floorMs)}`,
+  )
+}
+
+async function isSynchronised({ wait, signal }: ClockCheck): Promise<boolean> {
+  if (wait === undefined || wait.until === 'plausible') return true
+  if (wait.until !== 'systemd-timesyncd') return (await wait.until(signal)) === true
+  return access(TIMESYNC_FLAG).then(
+    () => true,
+    () => false,
+  )
+}
+
+function notSynchronised(nowMs: number, limitMs: number): DpsError {
+  return new DpsError(
+    'CLOCK_BEHIND',
+    'clock',
+    `the clock (${isoTime(nowMs)}) was not synchronised within ${limitMs} ms`,
+  )
+}
+
+function isoTime(ms: number): string {
+  return Math.abs(ms) <= 8.64e15 ? new Date(ms).toISOString().replace('.000Z', 'Z') : 'no date at all'
+}

@@ -1,0 +1,14 @@
+import type { DpsErrorCode, DpsPhase } from '../errors.ts'
+
+const ON_THE_WAY: ReadonlySet<DpsPhase> = new Set<DpsPhase>(['dns', 'proxy', 'tcp'])
+
+/** What a firewall or a middle box does to a handshake. A chain or a name that is wrong is not among them. */
+const CUT_OFF: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>(['TIMEOUT', 'CONNECTION_LOST', 'TLS_FAILED'])
+
+/**
+ * Whether another transport may get through where this failed: only the network was at fault. A refused identity or an
+ * untrusted server would be met again, and must not be talked around.
+ */
+export function mayFallBack(error: { readonly code: DpsErrorCode; readonly phase: DpsPhase }): boolean {
+  return ON_THE_WAY.has(error.phase) || (error.phase === 'tls' && CUT_OFF.has(error.code))
+}
