@@ -178,9 +178,9 @@ export class MqttSession implements TransportSession {
 
   close(): Promise<void> {
     if (!this.#isClosed()) {
-      // Between requests nothing but acknowledgements can be on its way. Where more is, the server does not read, and
-      // ending politely would take for as long as the network likes.
-      const polite = this.#state === 'idle' && this.#stream.writableLength < 1024
+      // No more than a small request and acknowledgements should be on its way. Where more is, the server does not read,
+      // and ending politely would take for as long as the network likes.
+      const polite = this.#stream.writableLength < 1024
       // No wait for the server to end its side: MQTT has no answer to DISCONNECT, and it would cost a round trip.
       if (polite) this.#stream.end(encodeDisconnect(), () => this.#stream.destroy())
       else this.#stream.destroy()
