@@ -16,6 +16,7 @@ import type {
   TransportChoice,
 } from './options/options.ts'
 import { checkMs, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
+import { checkRegistrationId } from './protocol/registration-id.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
 import type { Scope } from './registration/phases.ts'
@@ -105,7 +106,9 @@ export class ProvisioningClient {
     }
     const { clock, retry, limits, totalMs } = this.#options
     const emit = emitter(this.#options.onEvent)
-    for (const message of this.#policy.warnings) emit({ type: 'warning', message })
+    for (const message of [...this.#options.warnings, ...this.#policy.warnings]) {
+      emit({ type: 'warning', message })
+    }
     const choices = this.#inOrder(transports)
     return runCall({
       step,
@@ -144,7 +147,8 @@ export class ProvisioningClient {
     const { signal, enter } = scope
     enter('config')
     const identity = await credential.load()
-    const { registrationId } = identity
+    // A credential of the caller's own is checked like any other: the id goes into the user name and the path.
+    const registrationId = checkRegistrationId(identity.registrationId)
     checkIdentityAgainstPolicy(this.#policy, identity)
     const body = registerBody(registrationId, payload)
     const transport = await selectTransport(choice)

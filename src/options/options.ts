@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
 import type { Credential } from '../credential/credential.ts'
 import type { DpsError, DpsPhase } from '../errors.ts'
@@ -40,8 +41,10 @@ export interface TimeoutOptions {
   totalMs?: number
   /** Name resolution. Default 10 000. */
   dnsMs?: number
-  /** TCP connection. Default 15 000. */
+  /** TCP connection, or the function `connect`. Default 15 000. */
   tcpMs?: number
+  /** With a proxy: its name, the connection to it and its answer to CONNECT. Default 15 000. */
+  proxyMs?: number
   /** TLS handshake; generous, because an RSA key on a small board under load needs seconds. Default 30 000. */
   tlsMs?: number
   /** MQTT CONNECT to CONNACK. Default 15 000. */
@@ -130,6 +133,35 @@ export interface WaitForClockOptions {
   limitMs?: number
 }
 
+export interface ProxyOptions {
+  /** `http://[user:password@]host[:port]`, port 80 by default; user and password percent-encoded. */
+  url: string
+  /** In place of one in `url`, not encoded. Sent as Basic authentication (RFC 7617) with the first request. */
+  username?: string
+  password?: string
+  /**
+   * What is dialled without the proxy, as an array or separated by commas or spaces. `example.com` is that name and all
+   * below it, `.example.com` only those below; an IP address; a CIDR block; each with or without `:port`; `*` is all.
+   * Compared with `connectTo` where that is given, else with `host`. Default none.
+   */
+  noProxy?: string | readonly string[]
+}
+
+/** What the function `connect` is asked for. */
+export interface ConnectTarget {
+  /** `connectTo` where that is given, else `host`: a name or an IP address. */
+  readonly host: string
+  readonly port: number
+  /** Aborts when the attempt is over before the stream was there; a stream that comes later is destroyed. */
+  readonly signal: AbortSignal
+}
+
+/**
+ * Opens the way to the service: an SSH or SOCKS tunnel, a serial line, a modem vendor's stack. TLS, with the whole policy,
+ * runs on top of the stream, which from then on belongs to the client: it reads, ends and destroys it.
+ */
+export type ConnectFunction = (target: ConnectTarget) => Duplex | Promise<Duplex>
+
 export interface ProvisioningClientOptions {
   /** The id scope of the provisioning service instance, such as `0ne00000000`. */
   idScope: string
@@ -149,6 +181,14 @@ export interface ProvisioningClientOptions {
    * first from then on. Default `'mqtt'`.
    */
   transport?: TransportChoice | readonly TransportChoice[]
+  /**
+   * An HTTP proxy that opens tunnels with CONNECT: its URL, `{ url, username, password, noProxy }`, or `'environment'`,
+   * and only then are `https_proxy`, `all_proxy` and `no_proxy` read (lower case first, then upper case; at
+   * construction). TLS runs end to end inside the tunnel: the proxy sees the name and the port and no more. Default none.
+   */
+  proxy?: string | ProxyOptions
+  /** Opens the way to the service in place of a TCP connection; not together with `proxy`. Default none. */
+  connect?: ConnectFunction
   trust?: TrustOptions
   tls?: TlsOptions
   /** Device API version. Default `2019-03-31`. */

@@ -6,6 +6,7 @@ import { printable } from '../printable.ts'
 import { checkIdScope } from '../protocol/wire.ts'
 import type { TransportName } from '../transport/transport.ts'
 import type {
+  ConnectFunction,
   DpsEvent,
   ProvisioningClientOptions,
   RetryOptions,
@@ -31,6 +32,7 @@ export interface ResolvedOptions {
   readonly connectTo: string | undefined
   /** In order of preference, at least one. */
   readonly transports: readonly TransportChoice[]
+  readonly connect: ConnectFunction | undefined
   readonly trust: Readonly<TrustOptions>
   readonly tls: Readonly<TlsOptions>
   readonly apiVersion: string
@@ -43,12 +45,15 @@ export interface ResolvedOptions {
   readonly limits: Readonly<Partial<Record<DpsPhase, number>>>
   readonly retry: ResolvedRetry
   readonly onEvent: ((event: DpsEvent) => void) | undefined
+  /** What is allowed but most often a mistake, one sentence each. */
+  readonly warnings: readonly string[]
 }
 
 const TIMEOUTS = {
   totalMs: 120_000,
   dnsMs: 10_000,
   tcpMs: 15_000,
+  proxyMs: 15_000,
   tlsMs: 30_000,
   connectMs: 15_000,
   subscribeMs: 15_000,
@@ -71,6 +76,8 @@ const KNOWN = new Set([
   'port',
   'connectTo',
   'transport',
+  'proxy',
+  'connect',
   'trust',
   'tls',
   'apiVersion',
@@ -103,13 +110,16 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
   const timeouts = numbers('timeouts', options.timeouts, TIMEOUTS, 1)
   const retry = numbers('retry', options.retry, RETRY, 0)
   if (retry.maxAttempts < 1) throw invalid('retry.maxAttempts', 'must be at least 1')
+  const idScope = checkIdScope(options.idScope)
+  const host = hostName('host', options.host ?? DEFAULT_HOST)
   return Object.freeze({
-    idScope: checkIdScope(options.idScope),
+    idScope,
     credential,
-    host: hostName('host', options.host ?? DEFAULT_HOST),
+    host,
     portFor: ports(options.port),
     connectTo: options.connectTo === undefined ? undefined : hostName('connectTo', options.connectTo),
     transports: transports(options.transport ?? 'mqtt'),
+    connect: connectFunction(options),
     trust: Object.freeze({ ...object('trust', options.trust ?? {}) }),
     tls: Object.freeze({ ...object('tls', options.tls ?? {}) }),
     apiVersion: token(
@@ -129,6 +139,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     limits: Object.freeze({
       dns: timeouts.dnsMs,
       tcp: timeouts.tcpMs,
+      proxy: timeouts.proxyMs,
       tls: timeouts.tlsMs,
       connect: timeouts.connectMs,
       subscribe: timeouts.subscribeMs,
@@ -137,7 +148,17 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     }),
     retry,
     onEvent,
+    warnings: Object.freeze(cloudWarnings(idScope, host)),
   })
+}
+
+/** An id scope of one cloud sent to the endpoint of another is refused as if no such device existed. */
+function cloudWarnings(idScope: string, host: string): string[] {
+  const scopeInChina = idScope.toLowerCase().startsWith('0cn')
+  if (scopeInChina === host.endsWith('.cn') || !/\.azure-devices-provisioning\.[a-z]+$/.test(host)) return []
+  return scopeInChina
+    ? [`idScope "${idScope}" is of the cloud in China, whose endpoint ends in .cn; host is "${host}"`]
+    : [`host "${host}" is of the cloud in China, whose id scopes begin with 0cn; idScope is "${idScope}"`]
 }
 
 /** @throws DpsError OPTION_INVALID unless `value` is a whole number of milliseconds that a timer can hold */
@@ -222,6 +243,15 @@ function port(name: string, value: unknown): number {
     throw invalid(name, 'must be a whole number from 1 to 65535')
   }
   return value
+}
+
+/** `proxy` itself is resolved where it is used: it may hold a password, which is not copied here. */
+function connectFunction({ connect, proxy }: ProvisioningClientOptions): ConnectFunction | undefined {
+  if (connect === undefined) return undefined
+  if (typeof connect !== 'function')
+    throw invalid('connect', 'must be a function that returns a Duplex stream')
+  if (proxy !== undefined) throw invalid('connect', 'and `proxy` exclude each other: give one of the two')
+  return connect
 }
 
 const DEFAULT_CLOCK_WAIT_MS = 90_000

@@ -61,6 +61,18 @@ describe('resolveOptions', () => {
     ).toBe(true)
   })
 
+  it.each([
+    ['0ne00000000', undefined, 0],
+    ['0ne00000000', 'contoso.azure-devices-provisioning.us', 0],
+    ['0cn00000000', 'global.azure-devices-provisioning.cn', 0],
+    ['0cn00000000', undefined, 1],
+    ['0ne00000000', 'global.azure-devices-provisioning.cn', 1],
+    ['0cn00000000', 'emulator.local', 0],
+  ])('warns when the id scope %s is sent to another cloud (%s)', (idScope, host, count) => {
+    const options = host === undefined ? { ...minimal, idScope } : { ...minimal, idScope, host }
+    expect(resolveOptions(options).warnings).toHaveLength(count)
+  })
+
   it('treats undefined as absent', () => {
     expect(resolveOptions({ ...minimal, timeouts: { tlsMs: undefined } as never }).limits.tls).toBe(30_000)
   })
