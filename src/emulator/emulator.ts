@@ -7,8 +7,10 @@ import {
   type IndividualEnrollment,
 } from './enrollments.ts'
 import { FaultScript, type Faults } from './faults.ts'
+import { httpFront } from './fronts/http.ts'
 import { type EmulatorTlsOptions, Listener, type ServerCertificate } from './fronts/listener.ts'
 import { mqttFront } from './fronts/mqtt.ts'
+import { webSocketFront } from './fronts/websocket.ts'
 import { type EmulatorEvent, type EmulatorLog, Journal } from './journal.ts'
 import {
   createPki,
@@ -33,7 +35,10 @@ export interface AssigningOptions {
 }
 
 export interface EmulatorOptions {
-  /** Port to listen on, or several that serve alike. 0 takes a free one. Default 0. */
+  /**
+   * Port to listen on, or several that serve alike: MQTT, MQTT over WebSocket and HTTPS are told apart by what the
+   * client sends. 0 takes a free one. Default 0.
+   */
   port?: number | readonly number[]
   /** Address to listen on. Default `'127.0.0.1'`. */
   address?: string
@@ -122,6 +127,8 @@ export interface Emulator {
 
 const HOST = 'global.azure-devices-provisioning.net'
 const MQTT_CONNECT = 0x10
+const UPPER_CASE_A = 0x41
+const UPPER_CASE_Z = 0x5a
 
 const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
 
@@ -189,6 +196,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     replyQos: options.replyQos ?? 0,
     pipelining: options.pipelining ?? 'accept',
   })
+  const http = httpFront({ service, faults, journal, clock, webSocket: webSocketFront(mqtt, journal) })
   const listener = new Listener({
     address,
     ports: typeof options.port === 'number' ? [options.port] : (options.port ?? [0]),
@@ -197,7 +205,11 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     clock,
     faults,
     journal,
-    frontFor: (firstByte) => (firstByte === MQTT_CONNECT ? mqtt : undefined),
+    frontFor: (firstByte) => {
+      if (firstByte === MQTT_CONNECT) return mqtt
+      // HTTP begins with the name of a method.
+      return firstByte >= UPPER_CASE_A && firstByte <= UPPER_CASE_Z ? http : undefined
+    },
   })
   const ports = await listener.listen()
   const port = ports[0] ?? 0

@@ -1,86 +1,111 @@
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { DpsError } from '../errors.ts'
 import type { ScriptedOutcome, ServiceReply } from './service.ts'
 
 /**
- * Where a fault strikes, in the order of a registration: TCP accepted, ClientHello read, TLS established, CONNECT read,
- * SUBSCRIBE read, request read (`register`, `poll`: the service has not seen it yet), reply ready (`register-reply`,
- * `poll-reply`: the service has acted on the request).
+ * Where a fault strikes, in the order of a registration: TCP accepted, ClientHello read, TLS established, WebSocket
+ * upgrade request read (MQTT over WebSocket), CONNECT and SUBSCRIBE read (both kinds of MQTT), request of an
+ * authenticated device read (`register`, `poll`, over HTTPS also `lookup`: the service has not seen it yet), reply ready
+ * (`register-reply`, `poll-reply`, `lookup-reply`: the service has acted on the request).
  */
 export type FaultStep =
   | 'accept'
   | 'client-hello'
   | 'handshake'
+  | 'upgrade'
   | 'connect'
   | 'subscribe'
   | 'register'
   | 'register-reply'
   | 'poll'
   | 'poll-reply'
+  | 'lookup'
+  | 'lookup-reply'
 
 /**
  * `silence`: from here on nothing is answered on this connection, which stays open; at a reply step only that reply is
- * withheld. `drop`: the connection is ended in good order (FIN). `reset`: it is torn down (RST).
+ * withheld (over HTTPS also what is asked after it on the connection, for replies keep their order). `drop`: the
+ * connection is ended in good order (close_notify, then FIN), without a WebSocket close frame. `no-close-notify`: the
+ * TCP connection is ended (FIN) and TLS is not, as by an attacker or a middle box. `reset`: it is torn down (RST).
  */
-export type ConnectionFault = 'silence' | 'drop' | 'reset'
+export type ConnectionFault = 'silence' | 'drop' | 'no-close-notify' | 'reset'
 
 /** What is known when bytes or a topic are made up. */
 export interface RawContext {
-  /** `$rid` of the request, or an empty string before there is one. */
+  /** `$rid` of the request, or an empty string before there is one and over HTTPS. */
   readonly rid: string
   readonly registrationId: string
 }
 
-/** Sends these bytes in place of the answer: below TLS at `accept` and `client-hello`, inside it afterwards. */
+/**
+ * Sends these bytes in place of the answer: below TLS at `accept` and `client-hello`, inside it afterwards. Over
+ * WebSocket they are sent as one binary frame; with `unframed` as they are, so that a frame may be forged.
+ */
 export interface RawFault {
   raw: Uint8Array | ((context: RawContext) => Uint8Array)
+  unframed?: boolean
 }
 
-/** A scripted reply. Whatever is left out stays as the service would have it (at a request step: an error of `status`). */
+/**
+ * A scripted reply. Whatever is left out stays as the service would have it (at a request step: an error of `status`,
+ * default 500). One with a `topic` waits for a request over MQTT, one with `headers` for a request over HTTPS.
+ */
 export interface ReplyFault {
   reply: {
-    /** HTTP-like status in the topic. */
+    /** Status of the response, and HTTP-like status in the topic: 100 to 999. */
     status?: number
     /** Six-digit `errorCode` of an error body. Default: `status` times 1000. */
     errorCode?: number
     /** `message` of an error body. */
     message?: string
-    /** Text of `retry-after`, sense or nonsense; null leaves it out. */
+    /** Text of `retry-after`, sense or nonsense; null leaves it out. In a header, control characters are left out. */
     retryAfter?: string | null
     /** The whole body as it is sent. */
     body?: string | Uint8Array
     /** The whole topic (MQTT), as text or made from the context. */
     topic?: string | ((context: RawContext) => string)
+    /** Header fields of the response (HTTPS) to set, or with null to leave out. */
+    headers?: Readonly<Record<string, string | null>>
   }
 }
 
 /**
  * Faults of a request. `no-puback`: a QoS 1 request is not acknowledged. `reply-before-puback`: it is acknowledged only
- * after its reply. `outcome`: the operation that this request starts ends that way (at `register`), or this request is
+ * after its reply; both wait for a request over MQTT. `outcome`: the operation that this request starts ends that way (at `register`), or this request is
  * answered so at once (at `poll`).
  */
 export type RequestFault = ConnectionFault | RawFault | ReplyFault | ScriptedOutcome | RequestDelivery
 export type RequestDelivery = 'no-puback' | 'reply-before-puback'
 
 /**
- * Faults of a reply. `wrong-rid`: it answers another request. `duplicate`: it is sent twice. `no-hub`, `no-device-id`:
- * the next reply that says assigned lacks `assignedHub` or `deviceId`. `no-operation-id`: the next reply that has one
- * lacks `operationId`. `byte-by-byte`: every byte in a TLS record of its own. `truncate`: only this many bytes of the
- * body. `cut`: only this many bytes of the packet, then FIN. `oversize`: the body is padded to this many bytes of JSON.
- * `outcome`: the reply says so instead of what it would have said.
+ * Faults of a reply. `wrong-rid`: it answers another request. `duplicate`: it is sent twice; both wait for a request over
+ * MQTT. `no-hub`, `no-device-id`: the next reply that says assigned lacks `assignedHub` or `deviceId`.
+ * `no-operation-id`: the next reply that has one lacks `operationId` (and `Location`). `outcome`: the reply says so
+ * instead of what it would have said.
  */
 export type ReplyStepFault =
-  | ConnectionFault
-  | RawFault
-  | ReplyFault
+  | LookupReplyFault
   | ScriptedOutcome
   | 'wrong-rid'
   | 'duplicate'
+  | 'no-operation-id'
+
+/**
+ * Faults of the reply to a lookup. `no-hub`, `no-device-id`: as of any reply. `byte-by-byte`: every byte in a TLS record
+ * of its own, over WebSocket in a frame of its own. `truncate`: only this many bytes of the body; over HTTPS
+ * `Content-Length` still tells its whole length, and FIN follows. `cut`: only this many bytes of the packet or of the
+ * response, then the connection is ended, without close_notify where that is false. `oversize`: the body is padded to
+ * this many bytes of JSON.
+ */
+export type LookupReplyFault =
+  | ConnectionFault
+  | RawFault
+  | ReplyFault
   | 'no-hub'
   | 'no-device-id'
-  | 'no-operation-id'
   | 'byte-by-byte'
   | { truncate: number }
-  | { cut: number }
+  | { cut: number; closeNotify?: boolean }
   | { oversize: number }
 
 /** What may be done at each step. */
@@ -88,6 +113,8 @@ export interface FaultActions {
   accept: ConnectionFault | RawFault
   'client-hello': ConnectionFault | RawFault
   handshake: ConnectionFault | RawFault
+  /** `refuse`: a response with this HTTP status in place of 101, then close. */
+  upgrade: ConnectionFault | RawFault | ReplyFault | { refuse: number }
   /** `refuse`: CONNACK with this return code, then close. */
   connect: ConnectionFault | RawFault | { refuse: number }
   /** `refuse`: SUBACK with 0x80. */
@@ -96,6 +123,8 @@ export interface FaultActions {
   'register-reply': ReplyStepFault
   poll: RequestFault
   'poll-reply': ReplyStepFault
+  lookup: ConnectionFault | RawFault | ReplyFault
+  'lookup-reply': LookupReplyFault
 }
 
 export type FaultSpec = {
@@ -105,7 +134,7 @@ export type FaultSpec = {
     do: FaultActions[Step] | readonly FaultActions[Step][]
     /** How often. Default 1; Infinity for ever. */
     times?: number
-    /** Only for this registration id (from `connect` on) or what the function accepts. Default: every connection. */
+    /** Only for this registration id (from CONNECT or from the first request on) or what the function accepts. Default: every connection. */
     match?: { registrationId: string } | ((at: FaultPoint) => boolean)
   }
 }[FaultStep]
@@ -114,7 +143,7 @@ export type FaultSpec = {
 export interface FaultPoint {
   readonly at: FaultStep
   readonly connectionId: number
-  /** Known from `connect` on. */
+  /** Known from CONNECT or from the first request on. */
   readonly registrationId: string | undefined
 }
 
@@ -145,34 +174,36 @@ export interface Faults {
 
 export type AnyAction = FaultActions[FaultStep]
 
-const CONNECTION = ['silence', 'drop', 'reset', 'raw']
+const CONNECTION = ['silence', 'drop', 'no-close-notify', 'reset', 'raw']
 const REQUEST = [...CONNECTION, 'reply', 'outcome', 'no-puback', 'reply-before-puback']
-const REPLY = [
+const LOOKUP_REPLY = [
   ...CONNECTION,
   'reply',
-  'outcome',
-  'wrong-rid',
-  'duplicate',
   'no-hub',
   'no-device-id',
-  'no-operation-id',
   'byte-by-byte',
   'truncate',
   'cut',
   'oversize',
 ]
+const REPLY = [...LOOKUP_REPLY, 'outcome', 'wrong-rid', 'duplicate', 'no-operation-id']
 
 const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   accept: CONNECTION,
   'client-hello': CONNECTION,
   handshake: CONNECTION,
+  upgrade: [...CONNECTION, 'reply', 'refuse'],
   connect: [...CONNECTION, 'refuse'],
   subscribe: [...CONNECTION, 'refuse'],
   register: REQUEST,
   'register-reply': REPLY,
   poll: REQUEST,
   'poll-reply': REPLY,
+  lookup: [...CONNECTION, 'reply'],
+  'lookup-reply': LOOKUP_REPLY,
 }
+
+const OF_MQTT: readonly string[] = ['no-puback', 'reply-before-puback', 'wrong-rid', 'duplicate']
 
 const NAMED_BY_KEY = ['raw', 'reply', 'outcome', 'refuse', 'truncate', 'cut', 'oversize']
 
@@ -186,6 +217,30 @@ const isList = (value: AnyAction | readonly AnyAction[]): value is readonly AnyA
   Array.isArray(value)
 
 const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
+
+const isStatus = (value: number): boolean => Number.isInteger(value) && value >= 100 && value <= 999
+
+/** What a response over HTTPS could not be made of. */
+function checkResponse(at: FaultStep, action: AnyAction): void {
+  if (typeof action === 'string') return
+  if ('refuse' in action && at === 'upgrade' && !isStatus(action.refuse)) {
+    throw invalid("`refuse` at 'upgrade' must be an HTTP status from 100 to 999")
+  }
+  if (!('reply' in action)) return
+  const { status, headers = {} } = action.reply
+  if (status !== undefined && !isStatus(status)) {
+    throw invalid('`reply.status` must be an integer from 100 to 999')
+  }
+  for (const [name, value] of Object.entries(headers)) {
+    try {
+      validateHeaderName(name)
+      if (value !== null) validateHeaderValue(name, value)
+    } catch (cause) {
+      const message = '`reply.headers` must hold names and values of header fields (RFC 9110, section 5)'
+      throw new DpsError('OPTION_INVALID', 'config', message, { cause })
+    }
+  }
+}
 
 interface ScriptedFault {
   readonly fault: Fault
@@ -209,6 +264,7 @@ export class FaultScript implements Faults {
           `\`do\` at '${spec.at}' must be one of ${allowed.join(', ')}; got '${actionName(action)}'`,
         )
       }
+      checkResponse(spec.at, action)
     }
     const { times = 1 } = spec
     if (!(times === Number.POSITIVE_INFINITY || (Number.isInteger(times) && times > 0))) {
@@ -296,10 +352,15 @@ export interface OutgoingReply {
   body: Buffer
   /** Replaces the topic that a front would make. */
   topic: string | undefined
+  /** Names the operation that a 202 started or found running. */
+  operationId: string | undefined
+  headers: Readonly<Record<string, string | null>>
   copies: number
   byteByByte: boolean
-  /** Bytes of the packet after which the connection ends. */
-  cutAfter: number | undefined
+  /** Length of the body before it was truncated. */
+  fullLength: number | undefined
+  /** Bytes of the packet after which the connection ends, and how. */
+  cut: { readonly after: number; readonly end: 'drop' | 'no-close-notify' } | undefined
 }
 
 /** What a fault needs of the service to write a reply. */
@@ -315,10 +376,21 @@ export function outgoing(reply: ServiceReply, rid: string): OutgoingReply {
     rid,
     body: Buffer.from(JSON.stringify(reply.body)),
     topic: undefined,
+    operationId: typeof reply.body.operationId === 'string' ? reply.body.operationId : undefined,
+    headers: {},
     copies: 1,
     byteByByte: false,
-    cutAfter: undefined,
+    fullLength: undefined,
+    cut: undefined,
   }
+}
+
+/** Whether an action is about the other kind of front: it waits for a request that comes there. */
+export function waitsForAnotherFront(front: 'mqtt' | 'http', action: AnyAction): boolean {
+  if (typeof action === 'object' && 'reply' in action) {
+    return (front === 'mqtt' ? action.reply.headers : action.reply.topic) !== undefined
+  }
+  return front === 'http' && typeof action === 'string' && OF_MQTT.includes(action)
 }
 
 /** Whether a reply fault has to wait, because this reply has nothing for it to leave out. */
@@ -349,10 +421,12 @@ export function alter(
     out.status = 200
     out.retryAfter = undefined
     out.body = Buffer.from(JSON.stringify(body))
+    out.fullLength = undefined
   } else if ('truncate' in action) {
+    out.fullLength = out.body.length
     out.body = out.body.subarray(0, action.truncate)
   } else if ('cut' in action) {
-    out.cutAfter = action.cut
+    out.cut = { after: action.cut, end: action.closeNotify === false ? 'no-close-notify' : 'drop' }
   } else if ('oversize' in action) {
     const padding = action.oversize - out.body.length - '"padding":"",'.length
     const rest = out.body.subarray(1)
@@ -366,11 +440,13 @@ function alterByName(out: OutgoingReply, action: Extract<ReplyStepFault, string>
   else if (action === 'wrong-rid') out.rid = `not-${out.rid}`
   else if (action === 'no-operation-id') {
     out.body = without(out, (body) => delete body.operationId)
+    out.operationId = undefined
   } else if (action === 'no-hub' || action === 'no-device-id') {
     const field = action === 'no-hub' ? 'assignedHub' : 'deviceId'
+    // A lookup's reply is the state itself.
     out.body = without(
       out,
-      (body) => delete (body.registrationState as Record<string, unknown> | undefined)?.[field],
+      (body) => delete ((body.registrationState ?? body) as Record<string, unknown>)[field],
     )
   }
 }
@@ -390,6 +466,7 @@ function script(
   out.status = status
   if (reply.retryAfter !== undefined) out.retryAfter = reply.retryAfter ?? undefined
   if (reply.body !== undefined) out.body = Buffer.from(reply.body as Uint8Array)
+  if (reply.headers !== undefined) out.headers = reply.headers
   if (reply.topic !== undefined) {
     out.topic = typeof reply.topic === 'function' ? reply.topic(context) : reply.topic
   }

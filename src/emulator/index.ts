@@ -26,6 +26,7 @@ export type {
   FaultSpec,
   FaultStep,
   Faults,
+  LookupReplyFault,
   RawContext,
   RawFault,
   ReplyFault,

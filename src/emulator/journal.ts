@@ -30,18 +30,24 @@ export interface ConnectionRecord {
   readonly handshake: HandshakeFacts | undefined
   /** `code` of the error that ended the handshake. */
   readonly handshakeError: string | undefined
+  /** What the device speaks, once it is known. */
+  readonly transport: 'mqtt' | 'mqtt-ws' | 'https' | undefined
+  /** As the device names itself: in CONNECT, or in its latest request over HTTPS. */
   readonly registrationId: string | undefined
   readonly closedAt: number | undefined
 }
 
-/** A packet in short. A password is only ever said to be there. */
+/** A packet, HTTP request or response in short. A password or token is only ever said to be there. */
 export interface PacketRecord {
   readonly connectionId: number
   /** `in`: from the device. */
   readonly direction: 'in' | 'out'
   /** Wall clock, ms. */
   readonly at: number
-  /** MQTT control packet type in lower case, such as `'publish'`; `'raw'` for scripted bytes. */
+  /**
+   * MQTT control packet type in lower case, such as `'publish'`; `'request'` and `'response'` over HTTPS, `'upgrade'`
+   * for the request that begins MQTT over WebSocket.
+   */
   readonly type: string
   readonly clientId?: string
   readonly userName?: string
@@ -52,7 +58,16 @@ export interface PacketRecord {
   readonly packetId?: number
   readonly returnCode?: number
   readonly topics?: readonly { readonly filter: string; readonly qos: number }[]
-  /** Of a PUBLISH, as text; at most 4 096 characters. */
+  /** HTTP method. */
+  readonly method?: string
+  /** Path and query as requested. */
+  readonly target?: string
+  /** HTTP status. */
+  readonly status?: number
+  /** HTTP header fields, names in lower case; those that may hold a secret are left out. */
+  readonly headers?: Readonly<Record<string, string>>
+  readonly authorizationPresent?: boolean
+  /** Of a PUBLISH, HTTP request or response, as text; at most 4 096 characters. */
   readonly body?: string
 }
 
@@ -71,7 +86,7 @@ export type EmulatorEvent =
       readonly reason: RefusalReason
     }
   | {
-      /** The device broke a rule of the protocol and its connection was closed. */
+      /** The device broke a rule of the protocol: its connection was closed, or its HTTP request answered with 4xx. */
       readonly type: 'violation'
       readonly connectionId: number
       readonly rule: string

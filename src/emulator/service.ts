@@ -42,15 +42,21 @@ export interface AuthenticationRequest {
   /** The shared access signature as it was sent. */
   readonly sas: string | undefined
   readonly certificate: PresentedCertificate | undefined
+  readonly carrier: Carrier
 }
 
-/** One authenticated connection. `open` turns false when the front's connection ends. */
+/** The connection that carries sessions; its front tells when it has ended. */
+export interface Carrier {
+  open: boolean
+}
+
+/** What an authenticated device asks under: as long as its connection over MQTT, a single request over HTTPS. */
 export interface DeviceSession {
   readonly registrationId: string
   readonly apiVersion: string
   readonly attestation: 'symmetricKey' | 'x509'
   readonly enrollment: EnrollmentRecord
-  open: boolean
+  readonly carrier: Carrier
 }
 
 export type Authentication =
@@ -117,6 +123,8 @@ interface Operation {
 interface Device {
   operation: Operation | undefined
   registration: Registration | undefined
+  /** DeviceRegistrationResult of the latest assignment. */
+  state: Readonly<Record<string, unknown>> | undefined
   initialHub: string | undefined
   /** Monotonic times of the latest polls, oldest first. */
   polls: number[]
@@ -206,7 +214,7 @@ export class ProvisioningService {
     const attestation = sas === undefined ? 'x509' : 'symmetricKey'
     return {
       ok: true,
-      session: { registrationId, apiVersion, attestation, enrollment: verdict, open: true },
+      session: { registrationId, apiVersion, attestation, enrollment: verdict, carrier: request.carrier },
     }
   }
 
@@ -218,8 +226,10 @@ export class ProvisioningService {
 
     const device = this.#device(session.registrationId)
     const running = device.operation?.final === undefined ? device.operation : undefined
-    if (running !== undefined && running.session === session) return this.#assigning(running)
-    if (running?.session.open === true && this.#settings.concurrentRegistrations === 'conflict') {
+    if (running !== undefined && running.session.carrier === session.carrier) {
+      return this.#assigning(running)
+    }
+    if (running?.session.carrier.open === true && this.#settings.concurrentRegistrations === 'conflict') {
       return this.error(409, CONFLICT, 'Precondition failed.')
     }
     const operation: Operation = {
@@ -246,6 +256,17 @@ export class ProvisioningService {
     operation.session = session
     operation.pollsLeft -= 1
     return operation.pollsLeft > 0 ? this.#assigning(operation) : this.#finish(device, operation)
+  }
+
+  /** What is recorded of the device; starts nothing. */
+  lookup(session: DeviceSession, body: Uint8Array): ServiceReply {
+    const request = parseBody(session, body, [])
+    if (typeof request === 'string') return this.error(400, BAD_REQUEST, request)
+    const refusal = this.#stillEnrolled(session)
+    if (refusal !== undefined) return refusal
+    const state = this.#devices.get(session.registrationId.toLowerCase())?.state
+    if (state === undefined) return this.error(404, NOT_FOUND, 'Registration not found.')
+    return { status: 200, retryAfter: undefined, body: state }
   }
 
   error(status: number, errorCode: number, message: string): ServiceReply {
@@ -287,7 +308,13 @@ export class ProvisioningService {
     const key = registrationId.toLowerCase()
     let device = this.#devices.get(key)
     if (device === undefined) {
-      device = { operation: undefined, registration: undefined, initialHub: undefined, polls: [] }
+      device = {
+        operation: undefined,
+        registration: undefined,
+        state: undefined,
+        initialHub: undefined,
+        polls: [],
+      }
       this.#devices.set(key, device)
     }
     return device
@@ -370,22 +397,19 @@ export class ProvisioningService {
     device.registration = registration
     this.#settings.onRegistration(registration)
     const group = 'groupId' in enrollment.ref ? { enrollmentGroupId: enrollment.ref.groupId } : {}
-    return {
-      operationId: operation.id,
+    device.state = {
+      ...(session.attestation === 'x509' ? { x509: {} } : { symmetricKey: group }),
+      registrationId,
+      createdDateTimeUtc: timestamp(registration.createdAt.getTime()),
+      assignedHub,
+      deviceId: registration.deviceId,
       status: 'assigned',
-      registrationState: {
-        ...(session.attestation === 'x509' ? { x509: {} } : { symmetricKey: group }),
-        registrationId,
-        createdDateTimeUtc: timestamp(registration.createdAt.getTime()),
-        assignedHub,
-        deviceId: registration.deviceId,
-        status: 'assigned',
-        substatus: registration.substatus,
-        lastUpdatedDateTimeUtc: timestamp(now),
-        etag: registration.etag,
-        ...(returned === undefined ? {} : { payload: returned }),
-      },
+      substatus: registration.substatus,
+      lastUpdatedDateTimeUtc: timestamp(now),
+      etag: registration.etag,
+      ...(returned === undefined ? {} : { payload: returned }),
     }
+    return { operationId: operation.id, status: 'assigned', registrationState: device.state }
   }
 
   /** FNV-1a of the id: the same device goes to the same hub in every run. */
@@ -399,19 +423,9 @@ export class ProvisioningService {
     session: DeviceSession,
     bytes: Uint8Array,
   ): { payload: Record<string, unknown> | undefined } | string {
-    let body: unknown
-    try {
-      body = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes))
-    } catch {
-      return 'The body must be JSON in UTF-8.'
-    }
-    if (!isObject(body)) return 'The body must be a JSON object.'
-    const { registrationId, payload, csr, ...unknown } = body
-    const [unexpected] = Object.keys(unknown)
-    if (unexpected !== undefined) return `Unknown field '${unexpected}'.`
-    if (registrationId !== session.registrationId) {
-      return "The field 'registrationId' must equal the registration id of the connection."
-    }
+    const body = parseBody(session, bytes, ['payload', 'csr'])
+    if (typeof body === 'string') return body
+    const { payload, csr } = body
     if (payload !== undefined && payload !== null && !isObject(payload)) {
       return "The field 'payload' must be a JSON object."
     }
@@ -492,6 +506,27 @@ export class ProvisioningService {
 function movedSubstatus(backToFirst: boolean, policy: 'migrate' | 'reset'): Registration['substatus'] {
   if (backToFirst) return 'reprovisionedToInitialAssignment'
   return policy === 'reset' ? 'deviceDataReset' : 'deviceDataMigrated'
+}
+
+/** The body of a request, which names its device and has no field but the known ones; or the rule it breaks. */
+function parseBody(
+  session: DeviceSession,
+  bytes: Uint8Array,
+  known: readonly string[],
+): Record<string, unknown> | string {
+  let body: unknown
+  try {
+    body = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes))
+  } catch {
+    return 'The body must be JSON in UTF-8.'
+  }
+  if (!isObject(body)) return 'The body must be a JSON object.'
+  const { registrationId, ...fields } = body
+  const unexpected = Object.keys(fields).find((name) => !known.includes(name))
+  if (unexpected !== undefined) return `Unknown field '${unexpected}'.`
+  return registrationId === session.registrationId
+    ? fields
+    : "The field 'registrationId' must equal the registration id that was authenticated."
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

@@ -1,5 +1,6 @@
 import { createHash, X509Certificate } from 'node:crypto'
 import { createServer, type Server, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import {
   createServer as createTlsServer,
   type SecureVersion,
@@ -7,17 +8,10 @@ import {
   type Server as TlsServer,
 } from 'node:tls'
 import type { Clock } from '../../clock.ts'
-import {
-  actionName,
-  type ConnectionFault,
-  type FaultActions,
-  type FaultScript,
-  type FaultStep,
-  type RawContext,
-  type RawFault,
-} from '../faults.ts'
+import type { FaultActions, FaultScript, FaultStep, RawContext } from '../faults.ts'
 import type { Journal, LiveRecord } from '../journal.ts'
 import type { PresentedCertificate } from '../service.ts'
+import { performAll, strike } from './exchange.ts'
 
 /** TLS as the emulated service speaks it. The defaults are the service's; the rest is for negative tests. */
 export interface EmulatorTlsOptions {
@@ -51,15 +45,18 @@ export interface ServerCertificate {
 /** A connection as a front sees it: TLS is established, who the peer is has been read, nothing is decided yet. */
 export interface FrontConnection {
   readonly record: LiveRecord
-  readonly socket: TLSSocket
+  /** What the protocol's bytes come and go by; whoever made it keeps its 'error' listener. */
+  readonly stream: Duplex
   readonly certificate: PresentedCertificate | undefined
   /** Performs an action that needs nothing of the protocol; true if it was one. */
   perform(action: FaultActions[FaultStep], context: RawContext): boolean
+  /** Ends the connection once what was written is on its way, whether or not the peer does its part. */
+  hangUp(): void
   /** True once nothing may be answered any more. */
   readonly mute: boolean
 }
 
-/** Serves one connection; `first` is what the client has sent already. */
+/** Serves one connection; `first` is what the client has sent already, if anything. */
 export type Front = (connection: FrontConnection, first: Buffer) => void
 
 export interface ListenerSettings {
@@ -127,13 +124,17 @@ class Connection implements FrontConnection {
     this.record = record
   }
 
-  get socket(): TLSSocket {
+  get stream(): TLSSocket {
     if (this.#tls === undefined) throw new TypeError('TLS is not established')
     return this.#tls
   }
 
-  set socket(socket: TLSSocket) {
+  set stream(socket: TLSSocket) {
     this.#tls = socket
+  }
+
+  hangUp(): void {
+    this.stream.destroySoon()
   }
 
   perform(action: FaultActions[FaultStep], context: RawContext): boolean {
@@ -145,6 +146,11 @@ class Connection implements FrontConnection {
       this.mute = true
       stream.resume()
       stream.end()
+    } else if (action === 'no-close-notify') {
+      this.mute = true
+      stream.resume()
+      // The TCP socket knows nothing of what TLS has still to encrypt.
+      stream.write('', () => this.raw.end())
     } else if (action === 'reset') {
       this.mute = true
       // The TLS layer has no handle of its own to reset.
@@ -248,7 +254,7 @@ export class Listener {
   }
 
   #accept(raw: Socket): void {
-    const { clock, journal, faults } = this.#settings
+    const { clock, journal } = this.#settings
     this.#connections += 1
     const connection = new Connection(raw, {
       id: this.#connections,
@@ -258,6 +264,7 @@ export class Listener {
       clientHello: Buffer.alloc(0),
       handshake: undefined,
       handshakeError: undefined,
+      transport: undefined,
       registrationId: undefined,
       closedAt: undefined,
     })
@@ -275,7 +282,7 @@ export class Listener {
       if (this.#open.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
     })
     journal.opened(connection.record)
-    if (!this.#strike('accept', connection, faults)) this.#readClientHello(connection)
+    if (!this.#strike('accept', connection)) this.#readClientHello(connection)
   }
 
   #readClientHello(connection: Connection): void {
@@ -295,7 +302,7 @@ export class Listener {
           bytes: connection.record.clientHello,
         })
       }
-      if (this.#strike('client-hello', connection, this.#settings.faults)) return
+      if (this.#strike('client-hello', connection)) return
       raw.unshift(bytes)
       this.#tls.emit('connection', raw)
     }
@@ -314,7 +321,7 @@ export class Listener {
       socket.destroy()
       return
     }
-    connection.socket = socket
+    connection.stream = socket
     connection.certificate = this.#presented(socket)
     const handshake = {
       protocol: socket.getProtocol() ?? 'unknown',
@@ -333,14 +340,14 @@ export class Listener {
       connectionId: connection.record.id,
       ...handshake,
     })
-    if (this.#strike('handshake', connection, this.#settings.faults)) return
+    if (this.#strike('handshake', connection)) return
     socket.once('data', (first: Buffer) => {
       const front = this.#settings.frontFor(first[0] ?? 0)
       if (front === undefined) {
         this.#settings.journal.emit({
           type: 'violation',
           connectionId: connection.record.id,
-          rule: 'The first byte must begin an MQTT CONNECT packet.',
+          rule: 'The first byte must begin an MQTT CONNECT packet or an HTTP request.',
         })
         socket.destroy()
         return
@@ -388,13 +395,12 @@ export class Listener {
   }
 
   /** True if the connection goes no further. */
-  #strike(at: 'accept' | 'client-hello' | 'handshake', connection: Connection, faults: FaultScript): boolean {
-    const point = { at, connectionId: connection.record.id, registrationId: undefined } as const
-    const actions: readonly (ConnectionFault | RawFault)[] = faults.strike(point)
+  #strike(at: 'accept' | 'client-hello' | 'handshake', connection: Connection): boolean {
+    const context = { rid: '', registrationId: '' }
+    const actions = strike(this.#settings, connection.record, at, undefined)
     if (actions.length === 0) return false
-    this.#settings.journal.emit({ type: 'fault', point, actions: actions.map(actionName) })
-    for (const action of actions) connection.perform(action, { rid: '', registrationId: '' })
-    if (!connection.mute) connection.perform('silence', { rid: '', registrationId: '' })
+    performAll(connection, actions, context)
+    if (!connection.mute) connection.perform('silence', context)
     return true
   }
 }

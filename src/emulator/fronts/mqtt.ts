@@ -7,31 +7,13 @@ import {
   writeToStream,
 } from 'mqtt-packet'
 import type { Clock } from '../../clock.ts'
-import {
-  actionName,
-  alter,
-  type FaultActions,
-  type FaultScript,
-  type FaultStep,
-  type OutgoingReply,
-  outgoing,
-  type RawContext,
-  waitsForAnotherReply,
-} from '../faults.ts'
-import type { Journal, PacketRecord } from '../journal.ts'
-import type {
-  DeviceSession,
-  ProvisioningService,
-  RefusalReason,
-  ScriptedOutcome,
-  ServiceReply,
-} from '../service.ts'
+import type { OutgoingReply } from '../faults.ts'
+import type { PacketRecord } from '../journal.ts'
+import type { Carrier, DeviceSession, RefusalReason } from '../service.ts'
+import { type DeviceRequest, Exchange, type ExchangeSettings, performAll, strike } from './exchange.ts'
 import type { Front, FrontConnection } from './listener.ts'
 
-export interface MqttSettings {
-  readonly service: ProvisioningService
-  readonly faults: FaultScript
-  readonly journal: Journal
+export interface MqttSettings extends ExchangeSettings {
   readonly clock: Clock
   /** Quality of service of replies. */
   readonly replyQos: 0 | 1
@@ -61,9 +43,7 @@ const LARGEST_PACKET = 131_072
 const LOGGED_BODY = 4096
 const NOT_BEFORE_CONNACK = 'Packets before CONNACK are not taken.'
 
-type Step = 'connect' | 'subscribe' | 'register' | 'register-reply' | 'poll' | 'poll-reply'
-
-/** Makes the front that speaks the device protocol over MQTT 3.1.1. */
+/** Makes the front that speaks the device protocol over MQTT 3.1.1, on any stream. */
 export function mqttFront(settings: MqttSettings): Front {
   return (connection, first) => {
     new MqttSession(settings, connection).start(first)
@@ -76,6 +56,7 @@ class MqttSession {
   readonly #parser = parser()
   #state: 'new' | 'connecting' | 'connected' | 'closed' = 'new'
   #session: DeviceSession | undefined
+  readonly #carrier: Carrier = { open: true }
   #subscribed: 0 | 1 | undefined
   #keepAliveMs = 0
   #cancelKeepAlive: () => void = () => undefined
@@ -92,13 +73,14 @@ class MqttSession {
   }
 
   start(first: Buffer): void {
-    const { socket } = this.#connection
+    const { stream, record } = this.#connection
+    record.transport ??= 'mqtt'
     this.#parser.on('packet', (packet) => this.#receive(packet))
     this.#parser.on('error', () => this.#violate('The packet must be well-formed MQTT 3.1.1.'))
-    socket.on('data', (chunk: Buffer) => this.#read(chunk))
-    socket.once('close', () => this.#end())
+    stream.on('data', (chunk: Buffer) => this.#read(chunk))
+    stream.once('close', () => this.#end())
     // A device that ends its side has nothing more to say.
-    socket.once('end', () => this.#end())
+    stream.once('end', () => this.#end())
     this.#read(first)
   }
 
@@ -149,7 +131,7 @@ class MqttSession {
         break
       case 'disconnect':
         this.#end()
-        this.#connection.socket.end()
+        this.#connection.stream.end()
         break
       case 'connect':
         this.#violate('CONNECT may be sent once [MQTT-3.1.0-2].')
@@ -162,10 +144,10 @@ class MqttSession {
   #connect(packet: IConnectPacket): void {
     const claimed = packet.clientId
     this.#connection.record.registrationId = claimed
-    const actions = this.#strike('connect', claimed)
+    const actions = strike(this.#settings, this.#connection.record, 'connect', claimed)
     if (actions.length > 0) {
       const context = { rid: '', registrationId: claimed }
-      this.#perform(actions, context)
+      performAll(this.#connection, actions, context)
       const refusal = actions.find((action) => typeof action === 'object' && 'refuse' in action)
       if (refusal !== undefined) this.#refuse(refusal.refuse)
       // Bytes that took the place of CONNACK: nothing further is understood.
@@ -232,6 +214,7 @@ class MqttSession {
       apiVersion,
       sas: password === undefined || password === '' ? undefined : password,
       certificate: this.#connection.certificate,
+      carrier: this.#carrier,
     })
     if (result.ok) {
       this.#session = result.session
@@ -250,7 +233,7 @@ class MqttSession {
   #refuse(returnCode: number): void {
     this.#send({ cmd: 'connack', returnCode, sessionPresent: false })
     this.#end()
-    this.#connection.socket.end()
+    this.#connection.stream.end()
   }
 
   #subscribe(messageId: number, subscriptions: readonly { topic: string; qos: 0 | 1 | 2 }[]): void {
@@ -259,8 +242,8 @@ class MqttSession {
       return
     }
     const { registrationId } = this.#session!
-    const actions = this.#strike('subscribe', registrationId)
-    if (this.#perform(actions, { rid: '', registrationId })) return
+    const actions = strike(this.#settings, this.#connection.record, 'subscribe', registrationId)
+    if (performAll(this.#connection, actions, { rid: '', registrationId })) return
     const granted = subscriptions.map(({ topic, qos }): number => {
       if (topic !== FILTER || actions.includes('refuse')) return 0x80
       this.#subscribed = qos === 0 ? 0 : 1
@@ -271,56 +254,29 @@ class MqttSession {
 
   #publish(packet: IPublishPacket): void {
     const request = readRequest(packet)
-    if (typeof request === 'string') this.#violate(request)
-    else this.#request(packet, request)
-  }
-
-  #request(packet: IPublishPacket, { operationId, rid }: DeviceRequest): void {
-    const session = this.#session!
-    const { registrationId } = session
-    const { service } = this.#settings
-    const step = operationId === undefined ? 'register' : 'poll'
-    const actions = this.#strike(step, registrationId)
-    if (this.#perform(actions, { rid, registrationId })) return
-
+    if (typeof request === 'string') {
+      this.#violate(request)
+      return
+    }
+    const exchange = new Exchange(
+      this.#settings,
+      this.#connection,
+      'mqtt',
+      this.#session!,
+      request,
+      request.rid,
+    )
+    if (exchange.begin() !== undefined) return
     const acknowledge = (): void => {
-      if (packet.qos === 1 && !actions.includes('no-puback')) {
+      if (packet.qos === 1 && !exchange.has('no-puback')) {
         this.#send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
       }
     }
-    const late = actions.includes('reply-before-puback')
+    const late = exchange.has('reply-before-puback')
     if (!late) acknowledge()
-
-    const scripted = actions.find((action) => typeof action === 'object' && 'reply' in action)
-    const outcome = actions.find(
-      (action): action is ScriptedOutcome => typeof action === 'object' && 'outcome' in action,
-    )
-    if (scripted !== undefined) {
-      const base = service.error(500, 500_000, 'Scripted error.')
-      const out = outgoing({ ...base, retryAfter: undefined }, rid)
-      alter(out, scripted as FaultActions['register-reply'], { rid, registrationId }, service)
-      this.#deliver(out)
-    } else if (outcome !== undefined && operationId !== undefined) {
-      const body = service.ended(registrationId, operationId, outcome)
-      this.#deliver(outgoing({ status: 200, retryAfter: undefined, body }, rid))
-    } else {
-      const reply =
-        operationId === undefined
-          ? service.register(session, packet.payload as Buffer, outcome)
-          : service.query(session, operationId)
-      this.#reply(`${step}-reply`, reply, rid)
-    }
+    const answer = exchange.answer()
+    if (typeof answer === 'object') this.#deliver(answer)
     if (late) acknowledge()
-  }
-
-  #reply(step: 'register-reply' | 'poll-reply', reply: ServiceReply, rid: string): void {
-    const { registrationId } = this.#session!
-    const out = outgoing(reply, rid)
-    const context = { rid, registrationId }
-    const actions = this.#strike(step, registrationId, (action) => waitsForAnotherReply(action, reply))
-    if (actions.includes('silence') || this.#perform(actions, context)) return
-    for (const action of actions) alter(out, action, context, this.#settings.service)
-    this.#deliver(out)
   }
 
   #deliver(out: OutgoingReply): void {
@@ -342,11 +298,12 @@ class MqttSession {
       }
       this.#logOutgoing(packet)
       const bytes = generate(packet)
-      const sent = out.cutAfter === undefined ? bytes : bytes.subarray(0, out.cutAfter)
+      const { cut } = out
+      const sent = cut === undefined ? bytes : bytes.subarray(0, cut.after)
       if (out.byteByByte) for (const byte of sent) this.#write(Buffer.of(byte), true)
       else this.#write(sent, false)
-      if (out.cutAfter !== undefined) {
-        this.#afterWrites(() => this.#connection.perform('drop', { rid: out.rid, registrationId: '' }))
+      if (cut !== undefined) {
+        this.#afterWrites(() => this.#connection.perform(cut.end, { rid: out.rid, registrationId: '' }))
         return
       }
     }
@@ -355,8 +312,8 @@ class MqttSession {
   /** Writes in order; with `alone`, in a TLS record that nothing else shares. */
   #write(bytes: Buffer, alone: boolean): void {
     if (alone || this.#writing)
-      this.#afterWrites(() => this.#connection.socket.write(bytes, () => this.#next()))
-    else this.#connection.socket.write(bytes)
+      this.#afterWrites(() => this.#connection.stream.write(bytes, () => this.#next()))
+    else this.#connection.stream.write(bytes)
   }
 
   #afterWrites(step: () => void): void {
@@ -388,32 +345,13 @@ class MqttSession {
     if (this.#state === 'closed' || this.#connection.mute) return
     this.#settings.journal.emit({ type: 'violation', connectionId: this.#connection.record.id, rule })
     this.#end()
-    this.#connection.socket.destroySoon()
+    this.#connection.hangUp()
   }
 
   #end(): void {
     this.#state = 'closed'
     this.#cancelKeepAlive()
-    if (this.#session !== undefined) this.#session.open = false
-  }
-
-  /** True if any of the actions took the place of an answer. */
-  #perform(actions: readonly FaultActions[FaultStep][], context: RawContext): boolean {
-    return actions.filter((action) => this.#connection.perform(action, context)).length > 0
-  }
-
-  #strike<S extends Step>(
-    at: S,
-    registrationId: string,
-    waits?: (action: FaultActions[S]) => boolean,
-  ): readonly FaultActions[S][] {
-    const point = { at, connectionId: this.#connection.record.id, registrationId }
-    const actions = this.#settings.faults.strike<S>(point, waits)
-    if (actions.length > 0) {
-      const names = actions.map((action) => actionName(action as FaultActions[FaultStep]))
-      this.#settings.journal.emit({ type: 'fault', point, actions: names })
-    }
-    return actions
+    this.#carrier.open = false
   }
 
   #logIncoming(packet: Packet): void {
@@ -463,14 +401,8 @@ class MqttSession {
   }
 }
 
-interface DeviceRequest {
-  readonly rid: string
-  /** Undefined for a register request. */
-  readonly operationId: string | undefined
-}
-
 /** The request a PUBLISH makes, or the rule it breaks. */
-function readRequest(packet: IPublishPacket): DeviceRequest | string {
+function readRequest(packet: IPublishPacket): (DeviceRequest & { readonly rid: string }) | string {
   if (packet.qos === 2) return 'PUBLISH at QoS 2 is not taken.'
   if (packet.retain) return 'PUBLISH with the retain flag is not taken.'
   if (packet.qos === 1 && (packet.messageId ?? 0) === 0) {
@@ -488,9 +420,10 @@ function readRequest(packet: IPublishPacket): DeviceRequest | string {
   const operationId = operation.startsWith('GET') ? (fields.get('operationId') ?? '') : undefined
   fields.delete('$rid')
   if (operationId !== undefined) fields.delete('operationId')
-  return fields.size === 0
-    ? { rid, operationId }
-    : 'The topic holds `$rid`, and `operationId` when polling; nothing else.'
+  if (fields.size > 0) return 'The topic holds `$rid`, and `operationId` when polling; nothing else.'
+  return operationId === undefined
+    ? { operation: 'register', rid, body: packet.payload as Buffer }
+    : { operation: 'poll', rid, operationId }
 }
 
 /** Remaining length of a CONNECT that holds these fields and nothing else. */
