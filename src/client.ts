@@ -24,6 +24,7 @@ import { type CallResult, type OpenedSession, runCall } from './registration/run
 import type { Outcome, Step } from './registration/state.ts'
 import { dial } from './tls/dial.ts'
 import { checkIdentityAgainstPolicy, resolvePolicy, type TlsPolicy } from './tls/policy.ts'
+import { type HttpProxy, resolveProxy } from './tls/proxy.ts'
 import { selectTransport } from './transport/select.ts'
 
 /** A token outlives any registration many times over, and is signed anew for every connection. */
@@ -48,6 +49,7 @@ const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload'])
 export class ProvisioningClient {
   readonly #options: ResolvedOptions
   readonly #policy: TlsPolicy
+  readonly #proxy: HttpProxy | undefined
   /** The transport that got through last. */
   #reached: TransportChoice | undefined
   #lastContactMs: number
@@ -56,6 +58,7 @@ export class ProvisioningClient {
   constructor(options: ProvisioningClientOptions) {
     this.#options = resolveOptions(options)
     this.#policy = resolvePolicy(this.#options.tls, this.#options.trust)
+    this.#proxy = resolveProxy(options.proxy)
     this.#lastContactMs = this.#options.lastContactMs
   }
 
@@ -143,7 +146,8 @@ export class ProvisioningClient {
     payload: RegisterOptions['payload'],
     emit: (event: DpsEvent) => void,
   ): Promise<OpenedSession> {
-    const { credential, clock, idScope, host, connectTo, waitForClock, apiVersion, userAgent } = this.#options
+    const { credential, clock, idScope, host, connectTo, connect, waitForClock, apiVersion, userAgent } =
+      this.#options
     const { signal, enter } = scope
     enter('config')
     const identity = await credential.load()
@@ -172,7 +176,11 @@ export class ProvisioningClient {
       signal,
       enter,
       dial: (port) =>
-        dial({ host, port, address: connectTo }, this.#policy, identity, { signal, enter, clock }),
+        dial({ host, port, address: connectTo, proxy: this.#proxy, connect }, this.#policy, identity, {
+          signal,
+          enter,
+          clock,
+        }),
       token: () =>
         identity.token(
           registrationResource(idScope, registrationId),

@@ -13,9 +13,12 @@ export {
 } from './errors.ts'
 export type {
   CallOptions,
+  ConnectFunction,
+  ConnectTarget,
   DpsEvent,
   PemInput,
   ProvisioningClientOptions,
+  ProxyOptions,
   RegisterOptions,
   RetryOptions,
   TimeoutOptions,

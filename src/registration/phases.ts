@@ -11,7 +11,8 @@ export type PhaseLimits = Readonly<Partial<Record<DpsPhase, number>>>
 /** One effect under way: the signal that ends it, and the announcements it makes. */
 export interface Scope {
   readonly signal: AbortSignal
-  enter(phase: DpsPhase): void
+  /** @param where who is waited for, for the message of a TIMEOUT */
+  enter(phase: DpsPhase, where?: string): void
 }
 
 /**
@@ -53,8 +54,8 @@ export class PhaseTracker {
         onAbort = () => reject(signal.reason)
         signal.addEventListener('abort', onAbort, { once: true })
       })
-      const enter = (phase: DpsPhase) => {
-        if (!abandoned) this.#enter(phase)
+      const enter = (phase: DpsPhase, where?: string) => {
+        if (!abandoned) this.#enter(phase, where)
       }
       const value = await Promise.race([work({ signal, enter }), aborted])
       this.#leave(true)
@@ -79,7 +80,7 @@ export class PhaseTracker {
     return Object.freeze({ ...Object.fromEntries(this.#spent), total })
   }
 
-  #enter(phase: DpsPhase): void {
+  #enter(phase: DpsPhase, where?: string): void {
     if (phase === this.#phase) return
     this.#leave(true)
     this.#phase = this.last = phase
@@ -87,7 +88,13 @@ export class PhaseTracker {
     const limitMs = this.#limits[phase]
     if (limitMs !== undefined) {
       this.#disarm = this.#clock.after(limitMs, () =>
-        this.abort(new DpsError('TIMEOUT', phase, `no answer within ${limitMs} ms in phase ${phase}`)),
+        this.abort(
+          new DpsError(
+            'TIMEOUT',
+            phase,
+            `no answer ${where === undefined ? '' : `from ${where} `}within ${limitMs} ms in phase ${phase}`,
+          ),
+        ),
       )
     }
     this.#emit({ type: 'phase-started', phase })

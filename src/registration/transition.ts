@@ -13,11 +13,14 @@ const REPEATED: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
   'CONNECTION_REFUSED',
   'NETWORK_UNREACHABLE',
   'CONNECTION_LOST',
+  'PROXY_REFUSED',
   'TIMEOUT',
   'TLS_FAILED',
   'THROTTLED',
   'SERVICE_UNAVAILABLE',
   'CONFLICT',
+  // Only for a `connect` function that met the network.
+  'TRANSPORT_FAILED',
 ])
 
 type Next = readonly [State, Effect]

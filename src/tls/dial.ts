@@ -1,13 +1,18 @@
 import net from 'node:net'
+import type { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import type { Clock } from '../clock.ts'
 import type { Identity } from '../credential/credential.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
+import type { ConnectFunction } from '../options/options.ts'
+import { authority, ConnectReplyReader, connectRequest } from '../protocol/http-connect.ts'
 import type { DialedSocket, TlsFacts } from '../transport/transport.ts'
+import { destroyWay, openWay } from './connect-function.ts'
 import { identityKey, secureContextFor } from './context.ts'
-import { explainFailure } from './explain.ts'
+import { explainFailure, explainProxyRefusal, isSystemCode } from './explain.ts'
 import { type ServerIdentity, serverIdentity } from './identity.ts'
 import type { TlsPolicy } from './policy.ts'
+import type { HttpProxy } from './proxy.ts'
 import { type SessionKey, type StoredSession, sessionCache } from './sessions.ts'
 
 export interface DialTarget {
@@ -16,13 +21,17 @@ export interface DialTarget {
   readonly port: number
   /** Dialled in place of `host`. */
   readonly address?: string | undefined
+  /** Asked for a tunnel to what is dialled, unless that is one of its exceptions. */
+  readonly proxy?: HttpProxy | undefined
+  /** Opens the way in place of a TCP connection. */
+  readonly connect?: ConnectFunction | undefined
 }
 
 export interface DialScope {
   /** Ends the attempt; its reason is what the promise rejects with. */
   readonly signal: AbortSignal
-  /** Called as `dns`, `tcp` and `tls` begin. */
-  enter(phase: DpsPhase): void
+  /** Called as `dns`, `tcp` and `tls` begin, or `proxy` and `tls`; `where` names who is waited for. */
+  enter(phase: DpsPhase, where?: string): void
   readonly clock: Clock
 }
 
@@ -43,8 +52,8 @@ const CURVE_NAMES: ReadonlyMap<string, string> = new Map([
  *
  * On abort, and on any failure, both sockets are destroyed before the promise rejects.
  *
- * @throws DpsError of phase `dns`, `tcp` or `tls` (or `config`, when OpenSSL cannot use the credential), or the reason
- *   of `scope.signal`
+ * @throws DpsError of phase `dns`, `proxy`, `tcp` or `tls` (or `config`, when OpenSSL cannot use the credential), or the
+ *   reason of `scope.signal`
  */
 export function dial(
   target: DialTarget,
@@ -66,10 +75,18 @@ class Attempt {
   readonly #resolve: (dialed: DialedSocket) => void
   readonly #reject: (reason: unknown) => void
   readonly #server: ServerIdentity
+  /** What is dialled. */
+  readonly #address: string
+  readonly #proxy: HttpProxy | undefined
   readonly #onAbort = () => this.#settle(() => this.#reject(this.#scope.signal.reason))
   #phase: DpsPhase = 'dns'
   #settled = false
-  #tcp: net.Socket | undefined
+  /** The name that is being resolved. */
+  #resolving: string | undefined
+  /** What TLS runs on. */
+  #way: Duplex | undefined
+  /** Round trips spent on it, as far as they are known. */
+  #wayRoundTrips = 0
   #socket: tls.TLSSocket | undefined
   #offered: { readonly key: SessionKey; readonly stored: StoredSession } | undefined
 
@@ -87,6 +104,9 @@ class Attempt {
     this.#scope = scope
     this.#resolve = resolve
     this.#reject = reject
+    const { host, port, address = host, proxy } = target
+    this.#address = address
+    this.#proxy = proxy?.bypasses(address, port) ? undefined : proxy
     this.#server = serverIdentity({
       host: target.host,
       anchors: policy.anchors,
@@ -95,43 +115,129 @@ class Attempt {
   }
 
   start(): void {
-    const { host, port, address = host } = this.#target
     this.#scope.signal.addEventListener('abort', this.#onAbort, { once: true })
-    this.#enter(net.isIP(address) === 0 ? 'dns' : 'tcp')
+    const { port, connect } = this.#target
+    if (connect !== undefined) {
+      void this.#connectBy(connect)
+    } else if (this.#proxy !== undefined) {
+      const proxy = this.#proxy
+      this.#enter('proxy')
+      this.#connect(proxy.host, proxy.port, (tcp, context) => this.#tunnel(proxy, tcp, context))
+    } else {
+      this.#enter(net.isIP(this.#address) === 0 ? 'dns' : 'tcp')
+      this.#connect(this.#address, port, (tcp, context) => {
+        this.#wayRoundTrips = 1
+        this.#secure(tcp, context)
+      })
+    }
+  }
+
+  #connect(host: string, port: number, then: (tcp: net.Socket, context: tls.SecureContext) => void): void {
     // What hears of the phase may abort.
     if (this.#settled) return
+    if (net.isIP(host) === 0) this.#resolving = host
     const tcp = net.connect({
-      host: address,
+      host,
       port,
       noDelay: true,
       autoSelectFamilyAttemptTimeout: ADDRESS_ATTEMPT_MS,
     })
-    this.#tcp = tcp
+    this.#way = tcp
     tcp.on('error', (error) => this.#fail(error))
     tcp.on('close', () => this.#fail(closed()))
     tcp.on('lookup', (error) => {
-      if (!error && this.#phase === 'dns') this.#enter('tcp')
+      if (error || this.#settled) return
+      this.#resolving = undefined
+      if (this.#phase === 'dns') this.#enter('tcp')
     })
     try {
       // While the network is at work.
-      const secureContext = secureContextFor(this.#identity, this.#policy)
-      tcp.on('connect', () => this.#secure(tcp, secureContext))
+      const context = secureContextFor(this.#identity, this.#policy)
+      tcp.on('connect', () => {
+        if (!this.#settled) then(tcp, context)
+      })
     } catch (error) {
       this.#fail(error)
     }
   }
 
-  #secure(tcp: net.Socket, secureContext: tls.SecureContext): void {
+  #tunnel(proxy: HttpProxy, tcp: net.Socket, context: tls.SecureContext): void {
+    const { port } = this.#target
+    const reader = new ConnectReplyReader(proxy.name)
+    const onData = (chunk: Buffer): void => {
+      if (this.#settled) return
+      try {
+        const reply = reader.push(chunk)
+        if (reply === undefined) return
+        if (reply.status >= 300) {
+          throw explainProxyRefusal(reply, proxy, authority(this.#address, port), port)
+        }
+      } catch (error) {
+        this.#fail(error)
+        return
+      }
+      tcp.off('data', onData)
+      tcp.pause()
+      this.#wayRoundTrips = 2
+      this.#secure(tcp, context)
+    }
+    tcp.on('data', onData)
+    tcp.write(connectRequest(this.#address, port, proxy.authorization?.reveal()), 'latin1')
+  }
+
+  async #connectBy(connect: ConnectFunction): Promise<void> {
+    this.#enter('tcp')
+    if (this.#settled) return
+    try {
+      // Before anything is opened that would then be of no use.
+      const context = secureContextFor(this.#identity, this.#policy)
+      const { signal } = this.#scope
+      const way = await openWay(connect, { host: this.#address, port: this.#target.port, signal })
+      if (this.#settled) {
+        destroyWay(way)
+        return
+      }
+      this.#way = way
+      // Where TLS has given up it destroys the stream first and says why afterwards.
+      way.on('error', (error) => {
+        if (!this.#socket?.destroyed) this.#fail(this.#broken(error))
+      })
+      way.on('close', () => {
+        if (this.#socket === undefined) this.#fail(closed())
+        else this.#socket.destroy()
+      })
+      if (way.destroyed || !way.readable || !way.writable) {
+        this.#fail(closed())
+      } else if (way instanceof net.Socket && way.connecting) {
+        way.once('connect', () => this.#secure(way, context))
+      } else {
+        this.#secure(way, context)
+      }
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  /** An error of the caller's stream says by its code what the network did, or nothing that is known here. */
+  #broken(error: unknown): unknown {
+    if (DpsError.is(error) || isSystemCode(error)) return error
+    return new DpsError('CONNECTION_LOST', this.#phase, 'the stream that `connect` returned failed', {
+      cause: error,
+    })
+  }
+
+  #secure(way: Duplex, secureContext: tls.SecureContext): void {
     if (this.#settled) return
     this.#enter('tls')
     if (this.#settled) return
-    const { host, port, address } = this.#target
+    const { host, port, address, connect } = this.#target
     const { id: policyId, sessionResumption } = this.#policy
-    const key = { host, port, address, policyId, identityKey: identityKey(this.#identity) }
+    const via = connect === undefined ? this.#proxy?.name : 'connect'
+    const key = { host, port, address, via, policyId, identityKey: identityKey(this.#identity) }
     const stored = sessionResumption ? sessionCache.get(key, this.#scope.clock.monotonic()) : undefined
     if (stored !== undefined) this.#offered = { key, stored }
     const socket = tls.connect({
-      socket: tcp,
+      socket: way,
       secureContext,
       ...(net.isIP(host) === 0 && { servername: host }),
       ...(stored !== undefined && { session: stored.session }),
@@ -141,7 +247,8 @@ class Attempt {
     })
     this.#socket = socket
     this.#server.attach(socket)
-    socket.on('error', (error) => this.#fail(error))
+    // Node also emits what the stream below says while it is destroyed, which is not why it was.
+    socket.on('error', (error) => this.#fail(socket.errored ?? error))
     socket.on('close', () => this.#fail(closed()))
     // Node emits a session only after the handshake was verified, and after `secureConnect`.
     if (sessionResumption) {
@@ -187,23 +294,34 @@ class Attempt {
     const handshake = resumed || protocol === 'TLSv1.3' ? 1 : 2
     this.#settled = true
     this.#scope.signal.removeEventListener('abort', this.#onAbort)
-    this.#resolve({ socket, tls: facts, roundTrips: 1 + handshake })
+    this.#resolve({ socket, tls: facts, roundTrips: this.#wayRoundTrips + handshake })
     return facts
   }
 
   #enter(phase: DpsPhase): void {
     this.#phase = phase
-    this.#scope.enter(phase)
+    this.#scope.enter(phase, this.#where())
+  }
+
+  /** Who is talked to in this phase. */
+  #where(): string {
+    const { host, port, address, connect } = this.#target
+    const proxy = this.#proxy?.name
+    if (this.#phase === 'proxy') return `the proxy ${proxy}`
+    const server = address === undefined ? `${host} port ${port}` : `${host} (${address}) port ${port}`
+    if (connect !== undefined) return `${server}, over \`connect\`,`
+    return proxy === undefined ? server : `${server}, through the proxy ${proxy},`
   }
 
   #fail(error: unknown): void {
-    const { host, port, address } = this.#target
     this.#settle(() =>
       this.#reject(
         explainFailure(error, {
           phase: this.#phase,
-          host,
-          where: address === undefined ? `${host} port ${port}` : `${host} (${address}) port ${port}`,
+          host: this.#target.host,
+          where: this.#where(),
+          resolving: this.#resolving,
+          proxy: this.#proxy,
           nowMs: this.#scope.clock.now(),
           presented: this.#server.presented,
           anchors: this.#policy.anchors,
@@ -222,7 +340,7 @@ class Attempt {
     if (this.#offered !== undefined) sessionCache.delete(this.#offered.key)
     this.#server.release()
     this.#socket?.destroy()
-    this.#tcp?.destroy()
+    this.#way?.destroy()
     report()
   }
 }

@@ -1,8 +1,10 @@
 import type { X509Certificate } from 'node:crypto'
 import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
 import { printable } from '../printable.ts'
-import { printableName } from './distinguished-name.ts'
+import type { ConnectReply } from '../protocol/http-connect.ts'
+import { commonName, printableName } from './distinguished-name.ts'
 import { describeTop, type PresentedChain } from './identity.ts'
+import type { HttpProxy } from './proxy.ts'
 import type { TrustAnchor } from './trust.ts'
 
 /** What was being done when it failed. */
@@ -11,6 +13,10 @@ export interface FailureContext {
   readonly host: string
   /** Where the packets went, such as `127.0.0.1 port 8883`. */
   readonly where: string
+  /** The name that is being resolved, while it is. */
+  readonly resolving: string | undefined
+  /** The proxy that the connection runs through. */
+  readonly proxy: HttpProxy | undefined
   /** The device's wall clock, ms. */
   readonly nowMs: number
   readonly presented: PresentedChain
@@ -24,10 +30,21 @@ type Explain = (code: string, context: FailureContext, cause: unknown) => DpsErr
 const of =
   (code: DpsErrorCode, say: (context: FailureContext, code: string) => string): Explain =>
   (reason, context, cause) =>
-    new DpsError(code, context.phase, say(context, reason), { cause })
+    new DpsError(code, context.phase, say(context, reason), { cause, hint: proxyHint(context) })
+
+/** What concerns the proxy is not put right at the service. */
+const proxyHint = ({ phase }: FailureContext): string | undefined =>
+  phase === 'proxy'
+    ? 'This is about the proxy and not the service: check its address in `proxy`, or in the environment, and that the device can reach it.'
+    : undefined
 
 const refused = of('CONNECTION_REFUSED', ({ where }) => `${where} refused the connection`)
 const unreachable = of('NETWORK_UNREACHABLE', ({ where }, code) => `there is no way to ${where} (${code})`)
+const unresolved = of('DNS_FAILED', ({ phase, resolving }, code) =>
+  phase === 'proxy'
+    ? `the name of the proxy, ${resolving}, could not be resolved (${code})`
+    : `the name ${resolving} could not be resolved (${code})`,
+)
 const timedOut = of('TIMEOUT', ({ where }) => `${where} did not answer`)
 const lost: Explain = (code, context, cause) => {
   const { phase, where, hasCertificate, presented } = context
@@ -41,7 +58,7 @@ const lost: Explain = (code, context, cause) => {
       cause,
       hint: afterCertificate
         ? 'It happened after this device had presented its certificate: if it always does, the server refuses that certificate.'
-        : undefined,
+        : proxyHint(context),
     },
   )
 }
@@ -63,14 +80,27 @@ const SYSTEM_CODES = new Map<string, Explain>([
   ['EPIPE', lost],
 ])
 
-const untrusted = of('SERVER_UNTRUSTED', ({ host, presented, anchors }) => {
+const untrusted: Explain = (_, context, cause) => {
+  const { phase, host, presented, anchors } = context
   const top = describeTop(presented)
   const trusted =
     anchors.length > 3 ? `${anchors.length} trusted roots` : anchors.map((anchor) => anchor.name).join(', ')
-  return top === undefined
-    ? `the chain that ${host} presented does not end in a trusted root (${trusted})`
-    : `the chain that ${host} presented ends with ${top}, and not in a trusted root (${trusted})`
-})
+  const message =
+    top === undefined
+      ? `the chain that ${host} presented does not end in a trusted root (${trusted})`
+      : `the chain that ${host} presented ends with ${top}, and not in a trusted root (${trusted})`
+  return new DpsError('SERVER_UNTRUSTED', phase, message, { cause, hint: inspectionHint(context) })
+}
+
+/** A proxy that answers in the server's name: it has the plain text, and the private key of no device. */
+function inspectionHint({ host, proxy, presented, hasCertificate }: FailureContext): string | undefined {
+  const top = presented.certificates.at(-1)
+  if (proxy === undefined || top === undefined) return undefined
+  const by = `The traffic is decrypted on its way through the proxy ${proxy.name}, by "${commonName(top.issuer)}"`
+  return hasCertificate
+    ? `${by}: have ${host} exempted from inspection; trusting that CA by trust.extraRoots would not be enough, because the proxy cannot present the device certificate to the service.`
+    : `${by}: have ${host} exempted from inspection, or, if it is wanted, give that CA in trust.extraRoots, which is the only way through.`
+}
 
 const unusable = of(
   'SERVER_CERTIFICATE_INVALID',
@@ -221,16 +251,12 @@ const ALERT_PREFIX = /^(?:SSLV3_ALERT_|SSL\/TLS_ALERT_|TLSV1_ALERT_|TLSV13_ALERT
  * versions of Node and OpenSSL. A DpsError passes through.
  */
 export function explainFailure(error: unknown, context: FailureContext): DpsError {
-  if (error instanceof DpsError) return error
+  if (DpsError.is(error)) return error
   const code = codeOf(error)
-  const { phase, host } = context
+  const { phase, resolving } = context
   const system = SYSTEM_CODES.get(code)
   if (system !== undefined) return system(code, context, error)
-  if (phase === 'dns') {
-    return new DpsError('DNS_FAILED', phase, `the name ${host} could not be resolved (${code})`, {
-      cause: error,
-    })
-  }
+  if (resolving !== undefined) return unresolved(code, context, error)
   if (phase === 'tls') return explainTls(code)(code, context, error)
   return lost(code, context, error)
 }
@@ -241,6 +267,58 @@ function explainTls(code: string): Explain {
   if (!code.startsWith('ERR_SSL_')) return broken
   const reason = code.slice('ERR_SSL_'.length)
   return SSL_REASONS.get(reason) ?? ALERTS.get(reason.replace(ALERT_PREFIX, '')) ?? broken
+}
+
+/** Whether the operating system, and so the network, gave this error its code. */
+export function isSystemCode(error: unknown): boolean {
+  return SYSTEM_CODES.has(codeOf(error))
+}
+
+/** What may pass by itself. */
+const PASSING: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504])
+
+/** A proxy's answer to CONNECT that opens no tunnel. */
+export function explainProxyRefusal(
+  reply: ConnectReply,
+  proxy: HttpProxy,
+  target: string,
+  port: number,
+): DpsError {
+  const { status, reason, schemes, retryAfterMs } = reply
+  const answer = reason.trim() === '' ? `${status}` : `${status} ${printable(reason.trim(), 80)}`
+  if (status === 407) {
+    const other = schemes.length > 0 && !schemes.includes('basic')
+    return new DpsError(
+      'PROXY_AUTHENTICATION_REQUIRED',
+      'proxy',
+      proxy.authorization === undefined
+        ? `the proxy ${proxy.name} asks for a user name and password before it opens ${target} (${answer})`
+        : `the proxy ${proxy.name} does not accept the user name and password it was given (${answer})`,
+      other
+        ? {
+            hint: `The proxy takes ${schemes
+              .map((scheme) => printable(scheme, 40))
+              .slice(0, 5)
+              .join(
+                ', ',
+              )} authentication only, and this client speaks Basic: have Basic enabled, or an exemption made for this device.`,
+          }
+        : {},
+    )
+  }
+  return new DpsError(
+    'PROXY_REFUSED',
+    'proxy',
+    `the proxy ${proxy.name} does not open ${target} (${answer})`,
+    {
+      retryable: PASSING.has(status),
+      retryAfterMs,
+      hint:
+        PASSING.has(status) || port === 443
+          ? undefined
+          : `The proxy does not open this connection: many allow port 443 only, which the transports 'mqtt-ws' and 'https' use; else ask its operator to allow ${target}.`,
+    },
+  )
 }
 
 /** The code, or that of the first attempt where several addresses were tried; one that was refused tells the most. */

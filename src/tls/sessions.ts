@@ -7,6 +7,8 @@ export interface SessionKey {
   readonly port: number
   /** The address dialled in place of `host`, if one was. */
   readonly address: string | undefined
+  /** What the connection ran through in place of TCP: a proxy, or `connect`. */
+  readonly via?: string | undefined
   readonly policyId: string
   /** A resumed session carries the identity of the client that began it. */
   readonly identityKey: string
@@ -51,8 +53,8 @@ export class SessionCache {
   }
 }
 
-function text({ host, port, address, policyId, identityKey }: SessionKey): string {
-  return JSON.stringify([host, port, address ?? null, policyId, identityKey])
+function text({ host, port, address, via, policyId, identityKey }: SessionKey): string {
+  return JSON.stringify([host, port, address ?? null, via ?? null, policyId, identityKey])
 }
 
 export const sessionCache = new SessionCache()
