@@ -17,7 +17,21 @@ const MQTT = {
   refusal: { name: 'Error', code: 5 },
   checkLog: checkMqttLog,
 }
-const TRANSPORTS = [{ label: 'MQTT', port: 8883, name: 'Mqtt', ...MQTT }]
+const TRANSPORTS = [
+  { label: 'MQTT', port: 8883, name: 'Mqtt', speaks: 'mqtt', ...MQTT },
+  { label: 'MQTT over WebSocket', port: 443, name: 'MqttWs', speaks: 'mqtt-ws', ...MQTT },
+  {
+    label: 'HTTPS',
+    port: 443,
+    package: 'azure-iot-provisioning-device-http',
+    name: 'Http',
+    speaks: 'https',
+    refusal: { name: 'UnauthorizedError', code: undefined },
+    // Over HTTPS their client gives up at a status that over MQTT it takes for "later".
+    givesUp: 'ServiceUnavailableError',
+    checkLog: checkHttpsLog,
+  },
+]
 
 const HOST = 'localhost'
 const HUBS = ['hub-a.azure-devices.net', 'hub-b.azure-devices.net']
@@ -144,13 +158,19 @@ const CASES = {
     assert.deepEqual(end.result.payload, returned)
   },
 
-  'a busy service is asked again': async (bench) => {
+  'a busy service is asked again, or reported': async (bench) => {
     const registrationId = 'sensor-7f40'
     const key = generateSymmetricKey()
     const attestation = { symmetricKey: { primaryKey: key } }
     bench.emulator.enrollments.addIndividual({ registrationId, hub: HUBS[0], attestation })
     const reply = { status: 503, retryAfter: '1' }
     bench.emulator.faults.add({ at: 'register', do: { reply } })
+    if (bench.transport.givesUp !== undefined) {
+      const { error } = await bench.register({ registrationId, key })
+      assert.equal(error?.name, bench.transport.givesUp)
+      assert.equal(bench.emulator.registrations.size, 0)
+      return
+    }
     bench.emulator.faults.add({ at: 'poll', do: { reply } })
     const end = await bench.register({ registrationId, key })
     bench.assertAssigned(end, {
@@ -194,14 +214,13 @@ function deviceKey(groupKey, registrationId) {
 
 /** An emulator on the transport's port, and what is asked of it and of Microsoft's client. */
 class Bench {
-  #transport
   #rootFile
   #events = []
   #onClosed = () => {}
 
   static async open(transport, { pki, rootFile, otherRootFile }) {
     const bench = new Bench()
-    bench.#transport = transport
+    bench.transport = transport
     bench.#rootFile = rootFile
     bench.otherRootFile = otherRootFile
     bench.emulator = await startEmulator({
@@ -247,7 +266,7 @@ class Bench {
         ...device,
         host: HOST,
         idScope: ID_SCOPE,
-        transport: { package: this.#transport.package, name: this.#transport.name },
+        transport: { package: this.transport.package, name: this.transport.name },
       })
     })
     await new Promise((resolve) => {
@@ -280,14 +299,17 @@ class Bench {
 
     assert.equal(this.#find('violation'), undefined)
     assert.equal(this.#find('refused'), undefined)
-    for (const { handshake } of log.connections) this.#assertHandshake(handshake, certificate)
-    this.#transport.checkLog(log, { registrationId, registers, polls, password: certificate === undefined })
+    for (const { transport, handshake } of log.connections) {
+      assert.equal(transport, this.transport.speaks)
+      this.#assertHandshake(handshake, certificate)
+    }
+    this.transport.checkLog(log, { registrationId, registers, polls, password: certificate === undefined })
   }
 
   assertRefused({ error, result }, { registrationId, reason }) {
     assert.equal(result, undefined)
     const { name, code } = error ?? {}
-    assert.deepEqual({ name, code }, this.#transport.refusal)
+    assert.deepEqual({ name, code }, this.transport.refusal)
     const { type, connectionId, ...refusal } = this.#find('refused') ?? {}
     assert.deepEqual(refusal, { registrationId, reason })
     assert.equal(this.#find('violation'), undefined)
@@ -317,6 +339,12 @@ class Bench {
 function checkMqttLog({ connections, packets }, { registrationId, registers, polls, password }) {
   assert.equal(connections.length, 1)
   const sent = packets.filter(({ direction }) => direction === 'in')
+  if (connections[0].transport === 'mqtt-ws') {
+    const upgrade = sent.shift()
+    assert.equal(upgrade?.type, 'upgrade')
+    assert.equal(upgrade.target, '/$iothub/websocket')
+    assert.equal(upgrade.headers['sec-websocket-protocol'], 'mqtt')
+  }
   const connect = sent[0]
   const version = encodeURIComponent(`azure-iot-provisioning-device/${clientVersion}`)
   assert.equal(connect?.type, 'connect')
@@ -333,6 +361,26 @@ function checkMqttLog({ connections, packets }, { registrationId, registers, pol
   assert.equal(published('PUT/iotdps-register').length, registers)
   assert.equal(published('GET/iotdps-get-operationstatus').length, polls)
   assert.equal(sent.at(-1).type, 'disconnect')
+}
+
+function checkHttpsLog({ packets }, { registrationId, registers, polls, password }) {
+  const path = `/${ID_SCOPE}/registrations/${registrationId}`
+  const sent = packets.filter(({ direction }) => direction === 'in')
+  assert.deepEqual(
+    sent.map(
+      ({ method, target }) => `${method} ${target.replace(/[^/]+(?=\?)/, (part) => part.split('.')[0])}`,
+    ),
+    [
+      ...Array(registers).fill(`PUT ${path}/register?api-version=2019-03-31`),
+      // An operation id begins with "5.".
+      ...Array(polls).fill(`GET ${path}/operations/5?api-version=2019-03-31`),
+    ],
+  )
+  for (const { headers, authorizationPresent } of sent) {
+    assert.equal(authorizationPresent, password)
+    assert.equal(headers['user-agent'], `azure-iot-provisioning-device/${clientVersion}`)
+    assert.equal(headers['content-type'], 'application/json; charset=utf-8')
+  }
 }
 
 /** Why the emulator cannot listen where their client will look for it, or undefined. */
