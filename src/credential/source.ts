@@ -39,6 +39,12 @@ export function fromFile(path: string | URL, field: string): Read<Buffer> {
     try {
       content = await readFile(path)
     } catch (cause) {
+      if (mayBeKey(path)) {
+        // Neither the path nor the cause, which repeats it.
+        throw new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${reasonOf(cause)}.`, {
+          hint: `\`${field}\` looks like a key rather than a path, and is therefore not repeated: give the key itself as \`key\`.`,
+        })
+      }
       throw new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${path} ${reasonOf(cause)}.`, {
         cause,
         hint: `Check the path in \`${field}\` and that the user this process runs as may read the file.`,
@@ -98,8 +104,21 @@ export function oneOf<N extends string>(
 
 /** @throws DpsError OPTION_INVALID, phase `config`, unless it is a path */
 export function checkPath(value: unknown, field: string): string | URL {
+  if (typeof value === 'string' && /[\r\n]|-----BEGIN /.test(value)) {
+    // It may be a private key: nothing of it goes into the message.
+    throw new DpsError(
+      'OPTION_INVALID',
+      'config',
+      `\`${field}\` must be a path or a file URL; it is the content of a file, which goes into \`${field.replace('File', '')}\`.`,
+    )
+  }
   if ((typeof value === 'string' && value !== '') || value instanceof URL) return value
   throw new DpsError('OPTION_INVALID', 'config', `\`${field}\` must be a path or a file URL.`)
+}
+
+/** Base64 of 16 bytes or more that is not plainly an absolute path. */
+function mayBeKey(path: string | URL): boolean {
+  return typeof path === 'string' && /^(?:[A-Za-z0-9+][A-Za-z0-9+/]{21,}|[A-Za-z0-9+/]{22,}=)=?$/.test(path)
 }
 
 // The caller may reuse or wipe its buffer.

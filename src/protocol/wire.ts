@@ -125,7 +125,13 @@ function path({ idScope, registrationId, apiVersion }: RegistrationAddress, rest
  */
 export function checkIdScope(idScope: unknown): string {
   if (typeof idScope !== 'string' || !/^[A-Za-z0-9]{1,64}$/.test(idScope)) {
-    const given = typeof idScope === 'string' ? `"${printable(idScope, 80)}"` : `of type ${typeof idScope}`
+    // Quoted only where it can be an id scope: what is longer may be a key in the wrong place.
+    const given =
+      typeof idScope !== 'string'
+        ? `of type ${typeof idScope}`
+        : idScope.length > 20
+          ? `${idScope.length} characters long`
+          : `"${printable(idScope)}"`
     throw new DpsError(
       'OPTION_INVALID',
       'config',
