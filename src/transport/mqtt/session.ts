@@ -35,6 +35,8 @@ export interface ByteStream {
   /** Sends what is left, these bytes and the end; calls back when all of it has been passed on, or has failed. */
   end(bytes: Uint8Array, callback: () => void): unknown
   destroy(): unknown
+  /** What an error of this stream means in `phase`; undefined, or no such method, where it is a lost connection. */
+  explain?(error: Error, phase: DpsPhase): DpsError | undefined
 }
 
 /** What a session needs to know of its connection. */
@@ -117,7 +119,9 @@ export class MqttSession implements TransportSession {
     this.#requestIdPrefix = requestIdPrefix
     this.#streamClosed = new Promise((resolve) => stream.on('close', resolve))
     // Stays for as long as the stream does: an error that nobody listens to would end the process.
-    stream.on('error', (cause) => this.#lose('broke', cause))
+    stream.on('error', (cause) =>
+      this.#fail(stream.explain?.(cause, this.#phase) ?? this.#lost('broke', cause)),
+    )
     stream.on('end', () => this.#lose('was ended by the server'))
     stream.on('close', () => this.#lose('was closed'))
   }

@@ -1,0 +1,25 @@
+import type { Transport, TransportContext, TransportSession } from '../transport.ts'
+import { MqttSession } from './session.ts'
+import { WebSocketStream } from './websocket.ts'
+
+const DEFAULT_PORT = 443
+
+/** TCP connection and TLS handshake are counted by the dialer; here the upgrade, CONNECT and SUBSCRIBE wait for an answer each. */
+const MQTT_WS_ROUND_TRIPS = 3
+
+/** MQTT 3.1.1 in WebSocket messages (MQTT 3.1.1 section 6) over TLS, by default on port 443. */
+export function mqttWebSocketTransport(): Transport {
+  return Object.freeze({ name: 'mqtt-ws', open })
+}
+
+async function open(context: TransportContext): Promise<TransportSession> {
+  context.signal.throwIfAborted()
+  const { socket, tls, roundTrips } = await context.dial(context.port ?? DEFAULT_PORT)
+  const connection = Object.freeze({
+    ...tls,
+    transport: 'mqtt-ws',
+    roundTrips: roundTrips + MQTT_WS_ROUND_TRIPS,
+  })
+  // The session begins at once, so that the token is made while the server answers the upgrade.
+  return MqttSession.open(new WebSocketStream(socket, context), connection, context)
+}
