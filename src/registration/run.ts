@@ -44,7 +44,7 @@ export interface CallPlan {
 export interface CallResult {
   readonly outcome: Outcome
   readonly registrationId: string
-  /** The connection that brought the outcome; `roundTrips` counts every connection of the call. */
+  /** The connection that brought the outcome; `roundTrips` counts every session that was opened in the call. */
   readonly connection: ConnectionFacts
   readonly timingsMs: PhaseTimings
 }

@@ -89,7 +89,10 @@ const untrusted: Explain = (_, context, cause) => {
     top === undefined
       ? `the chain that ${host} presented does not end in a trusted root (${trusted})`
       : `the chain that ${host} presented ends with ${top}, and not in a trusted root (${trusted})`
-  return new DpsError('SERVER_UNTRUSTED', phase, message, { cause, hint: inspectionHint(context) })
+  return new DpsError('SERVER_UNTRUSTED', phase, message, {
+    cause,
+    hint: inspectionHint(context) ?? sovereignHint(context),
+  })
 }
 
 /** A proxy that answers in the server's name: it has the plain text, and the private key of no device. */
@@ -100,6 +103,16 @@ function inspectionHint({ host, proxy, presented, hasCertificate }: FailureConte
   return hasCertificate
     ? `${by}: have ${host} exempted from inspection; trusting that CA by trust.extraRoots would not be enough, because the proxy cannot present the device certificate to the service.`
     : `${by}: have ${host} exempted from inspection, or, if it is wanted, give that CA in trust.extraRoots, which is the only way through.`
+}
+
+/** Not shipped: public trust stores are dropping it, and the public cloud never needs it. */
+const DIGICERT_GLOBAL_ROOT_CA_SHA256 = '4348A0E9444C78CB265E058D5E8944B4D84F9662BD26DB257F8934A443C70161'
+
+/** The clouds in China and of the US government were still on an older root when this was written. */
+function sovereignHint({ host, anchors }: FailureContext): string | undefined {
+  const known = anchors.some(({ sha256 }) => sha256 === DIGICERT_GLOBAL_ROOT_CA_SHA256)
+  if (known || !/\.azure-devices(?:-provisioning)?\.(?:cn|us)$/.test(host)) return undefined
+  return `This cloud may still chain to DigiCert Global Root CA: get that root from DigiCert, compare its SHA-256 with ${DIGICERT_GLOBAL_ROOT_CA_SHA256}, and give it in trust.extraRoots.`
 }
 
 const unusable = of(

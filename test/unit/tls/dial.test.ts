@@ -46,6 +46,35 @@ const refusal = (
   options: { host?: string; policy?: TlsPolicy; identity?: typeof deviceIdentity } = {},
 ) => dialed(to(port, options.host), options.policy ?? policy, options.identity ?? sasIdentity())
 
+describe('a server of a sovereign cloud', () => {
+  const OLD_ROOT = '4348A0E9444C78CB265E058D5E8944B4D84F9662BD26DB257F8934A443C70161'
+
+  it.each([
+    'global.azure-devices-provisioning.cn',
+    'contoso.azure-devices-provisioning.us',
+    'hub.azure-devices.cn',
+  ])('%s under an unknown root is explained with the root it may need', async (host) => {
+    const port = await tlsServer({ key, cert: chain(leafOf({ dns: [host] }), intermediate) })
+    const error = await expectDpsError(
+      refusal(port, { host, policy: trusting([otherRoot.pem]) }),
+      'SERVER_UNTRUSTED',
+      'tls',
+    )
+    expect(error.hint).toContain(OLD_ROOT)
+  })
+
+  it('is not thought of for the public cloud', async () => {
+    const host = 'global.azure-devices-provisioning.net'
+    const port = await tlsServer({ key, cert: chain(leafOf({ dns: [host] }), intermediate) })
+    const error = await expectDpsError(
+      refusal(port, { host, policy: trusting([otherRoot.pem]) }),
+      'SERVER_UNTRUSTED',
+      'tls',
+    )
+    expect(error.hint).not.toContain(OLD_ROOT)
+  })
+})
+
 describe('dial to a server that tells the truth', () => {
   it('verifies it and tells what was agreed', async () => {
     const port = await tlsServer({ ...good, honorCipherOrder: false })
