@@ -1,9 +1,11 @@
 import { once } from 'node:events'
-import { describe, expect } from 'vitest'
+import net from 'node:net'
+import { Worker } from 'node:worker_threads'
+import { describe, expect, test } from 'vitest'
 import type { FaultStep } from '../../src/emulator/index.ts'
-import type { Clock, DpsEvent, DpsPhase } from '../../src/index.ts'
+import type { Clock, DpsEvent, DpsPhase, ProvisioningClientOptions } from '../../src/index.ts'
 import { expectDpsError } from '../support/expect-dps-error.ts'
-import { lie, type Setup, type Stage } from '../support/stage.ts'
+import { lie, type Setup, Stage } from '../support/stage.ts'
 
 const singleAttempt: Setup = { client: { retry: { maxAttempts: 1 } } }
 
@@ -21,7 +23,7 @@ const SILENCES: readonly (readonly [FaultStep, DpsPhase, number])[] = [
 ]
 
 /** Where the client waits for nobody else, but may be told to stop. */
-const BEFORE_THE_NETWORK: readonly DpsPhase[] = ['config', 'clock', 'tcp']
+const BEFORE_THE_SERVER: readonly DpsPhase[] = ['config', 'clock', 'dns', 'tcp']
 
 function fallSilent(stage: Stage, at: FaultStep): void {
   stage.faults.add({ at, do: 'silence', times: Number.POSITIVE_INFINITY })
@@ -152,6 +154,44 @@ describe('a server that falls silent', () => {
   })
 })
 
+describe('a network that is silent', () => {
+  // Linux drops what no longer fits into the queue of a listener; elsewhere it may be refused.
+  test.runIf(process.platform === 'linux')('a port that answers no SYN', async () => {
+    const stage = await Stage.open(singleAttempt)
+    const { port } = stage
+    await stage.emulator.close()
+    const queue = await fullQueue(port)
+    try {
+      const registering = stage.register()
+      registering.catch(() => {})
+      await stage.when(() => stage.events.some((e) => e.type === 'phase-started' && e.phase === 'tcp'))
+      await new Promise((resolve) => setImmediate(resolve))
+      stage.clock.advance(15_000)
+      const error = await expectDpsError(registering, 'TIMEOUT', 'tcp')
+      expect(error.message).toContain('15000 ms')
+      await stage.leavesNothing()
+      await queue.release()
+      await stage.restart()
+      await stage.recovers()
+    } finally {
+      await queue.release()
+      await stage.close()
+    }
+  })
+
+  const asking = when((event) => event.type === 'phase-started' && event.phase === 'dns')
+  lie(
+    'a resolver that answers too late',
+    { client: { ...asking.setup.client, ...singleAttempt.client } },
+    async (stage) => {
+      asking.arm(() => stage.clock.advance(10_000))
+      const error = await expectDpsError(stage.register(), 'TIMEOUT', 'dns')
+      expect(error.message).toContain('10000 ms')
+      expect(stage.emulator.log.connections).toEqual([])
+    },
+  )
+})
+
 describe('a caller who stops', () => {
   lie('before the call', {}, async (stage) => {
     stage.controller.abort()
@@ -160,7 +200,7 @@ describe('a caller who stops', () => {
     expect(stage.events).toEqual([])
   })
 
-  const phases = [...BEFORE_THE_NETWORK, 'tls', 'connect', 'subscribe', 'register', 'poll'] as const
+  const phases = [...BEFORE_THE_SERVER, 'tls', 'connect', 'subscribe', 'register', 'poll'] as const
   for (const phase of phases) {
     const stopping = when((event) => event.type === 'phase-started' && event.phase === phase)
     lie(`in the instant in which ${phase} begins`, stopping.setup, async (stage) => {
@@ -243,13 +283,14 @@ function sleepsUntilWoken(virtual: Parameters<NonNullable<Setup['clock']>>[0]): 
 
 /** A client whose handler acts on the first event of a kind, once it was told how. */
 function when(matches: (event: DpsEvent) => boolean): {
-  setup: Setup
+  setup: Setup & { client: Partial<ProvisioningClientOptions> }
   arm(act: () => void): void
 } {
   let act: (() => void) | undefined
   return {
     setup: {
       client: {
+        connectTo: 'localhost',
         onEvent: (event) => {
           if (!matches(event)) return
           const now = act
@@ -260,6 +301,35 @@ function when(matches: (event: DpsEvent) => boolean): {
     },
     arm: (action) => {
       act = action
+    },
+  }
+}
+
+/** A port whose listener accepts nobody and whose queue is full, so that the next SYN gets no answer. */
+async function fullQueue(port: number): Promise<{ release(): Promise<void> }> {
+  const gate = new Int32Array(new SharedArrayBuffer(4))
+  const worker = new Worker(
+    `const { workerData: { gate, port }, parentPort } = require('node:worker_threads')
+    const server = require('node:net').createServer().listen({ port, host: '127.0.0.1', backlog: 1 }, () => {
+      parentPort.postMessage('listening')
+      Atomics.wait(gate, 0, 0)
+      server.close()
+    })
+    server.on('connection', (socket) => socket.destroy())`,
+    { eval: true, workerData: { gate, port } },
+  )
+  const exited = once(worker, 'exit')
+  await once(worker, 'message')
+  // The queue takes one more than was asked for.
+  const inQueue = [net.connect(port, '127.0.0.1'), net.connect(port, '127.0.0.1')]
+  for (const socket of inQueue) socket.on('error', () => {})
+  await Promise.all(inQueue.map((socket) => once(socket, 'connect')))
+  return {
+    release: async () => {
+      for (const socket of inQueue) socket.destroy()
+      Atomics.store(gate, 0, 1)
+      Atomics.notify(gate, 0)
+      await exited
     },
   }
 }
