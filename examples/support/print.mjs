@@ -12,6 +12,7 @@ export const yellow = paint(33)
 /** @type {Record<string, string>} */
 const MEANING = {
   dns: 'name resolved',
+  proxy: 'tunnel open',
   tcp: 'connected',
   tls: 'chain, name and suite verified',
   connect: 'identity accepted',

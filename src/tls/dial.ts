@@ -204,7 +204,6 @@ class Attempt {
       })
       way.on('close', () => {
         if (this.#socket === undefined) this.#fail(closed())
-        else this.#socket.destroy()
       })
       if (way.destroyed || !way.readable || !way.writable) {
         this.#fail(closed())

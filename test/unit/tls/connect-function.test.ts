@@ -113,6 +113,13 @@ describe('a way opened by `connect`', () => {
     expect(made[0]?.inner.destroyed).toBe(true)
   })
 
+  it.each(['mqtt-ws', 'https'] as const)('carries %s as well', async (transport) => {
+    const { made, connect } = plain()
+    const { register, leavesNothing } = clientWith(connect, { transport })
+    expect((await register()).connection.transport).toBe(transport)
+    await leavesNothing(...made)
+  })
+
   it('is asked for `connectTo`, or else for `host`', async () => {
     const asked: string[] = []
     const connect: ConnectFunction = async ({ host, port, signal }) => {
@@ -124,7 +131,8 @@ describe('a way opened by `connect`', () => {
     await clientWith(connect, { connectTo: 'localhost' }).register()
     const { connectTo: _, ...options } = emulator.clientOptions()
     const credential = symmetricKey({ registrationId: 'sensor-1', key: deviceKey })
-    await new ProvisioningClient({ ...options, credential, connect }).register()
+    const clock = testClock({ startMs: Date.now() })
+    await new ProvisioningClient({ ...options, credential, connect, clock }).register()
     const { port } = emulator
     expect(asked).toEqual([
       `127.0.0.1:${port}`,

@@ -98,6 +98,16 @@ describe('a device behind a proxy', () => {
     await leavesNothing(proxy)
   })
 
+  it.each(['mqtt-ws', 'https'] as const)('registers over %s as well', async (transport) => {
+    const proxy = await proxyThat()
+    const { register, leavesNothing } = clientWith({ proxy: proxy.url, transport })
+    const { assignedHub, connection } = await register()
+    expect(assignedHub).toBe(HUB)
+    expect(connection.transport).toBe(transport)
+    expect(proxy.requests[0]?.target).toBe(asked)
+    await leavesNothing(proxy)
+  })
+
   it('needs one round trip more than without', async () => {
     const proxy = await proxyThat()
     const tls = { sessionResumption: false }
@@ -115,7 +125,8 @@ describe('a device behind a proxy', () => {
   it('has the proxy resolve `host` where there is no `connectTo`', async () => {
     const proxy = await proxyThat('tunnel', { leadsTo: { host: '127.0.0.1', port: emulator.port } })
     const { connectTo: _, ...options } = emulator.clientOptions()
-    const named = new ProvisioningClient({ ...options, credential: sas, proxy: proxy.url })
+    const clock = testClock({ startMs: Date.now() })
+    const named = new ProvisioningClient({ ...options, credential: sas, proxy: proxy.url, clock })
     expect((await named.register()).assignedHub).toBe(HUB)
     expect(proxy.requests[0]?.target).toBe(`global.azure-devices-provisioning.net:${emulator.port}`)
   })
@@ -373,6 +384,12 @@ describe('a proxy that decrypts', () => {
     expect(error.hint).toContain(`"${INSPECTION_CA_NAME}"`)
     expect(error.hint).toContain('trust.extraRoots')
     await leavesNothing(proxy)
+  })
+
+  it('is refused as well where the proxy was found by name', async () => {
+    const proxy = await proxyThat('inspect')
+    const { register } = clientWith({ proxy: `http://localhost:${proxy.port}` })
+    await expectDpsError(register(), 'SERVER_UNTRUSTED', 'tls')
   })
 
   it('is told apart for a device certificate, which it cannot present', async () => {
