@@ -1,3 +1,4 @@
+import { dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import { defineConfig, type Options } from 'tsup'
 
@@ -6,6 +7,7 @@ const shared: Options = {
     index: 'src/index.ts',
     factory: 'src/factory/index.ts',
     emulator: 'src/emulator/index.ts',
+    testing: 'src/testing/index.ts',
   },
   platform: 'node',
   target: 'node20',
@@ -28,7 +30,33 @@ export default defineConfig([
     outExtension: () => ({ js: '.cjs' }),
     metafile: true,
     clean: true,
-    esbuildOptions: (options) => void Object.assign(options, compact),
+    esbuildOptions: (options) => {
+      // `ws` would load native add-ons where it finds them: nobody has tested those with this package.
+      const define = {
+        ...options.define,
+        'process.env.WS_NO_BUFFER_UTIL': '"1"',
+        'process.env.WS_NO_UTF_8_VALIDATE': '"1"',
+      }
+      Object.assign(options, compact, { define })
+    },
+    esbuildPlugins: [
+      {
+        // A device needs the client alone; the module that exports it would bring the server along.
+        name: 'ws-client',
+        setup(build) {
+          build.onResolve({ filter: /^ws$/ }, async ({ importer, resolveDir, pluginData }) => {
+            if (pluginData === 'resolving' || !/[\\/]src[\\/]transport[\\/]/.test(importer)) return undefined
+            const { path } = await build.resolve('ws', {
+              kind: 'import-statement',
+              importer,
+              resolveDir,
+              pluginData: 'resolving',
+            })
+            return { path: join(dirname(path), 'lib', 'websocket.js') }
+          })
+        },
+      },
+    ],
     plugins: [
       {
         name: 'commonjs',

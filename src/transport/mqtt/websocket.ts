@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events'
 import type { ClientRequest, IncomingMessage } from 'node:http'
 import type { TLSSocket } from 'node:tls'
-import { WebSocket } from 'ws'
+import WebSocket from 'ws'
 import { DpsError, type DpsPhase } from '../../errors.ts'
 import { printable } from '../../printable.ts'
 import { parseRetryAfter } from '../../protocol/retry-after.ts'
