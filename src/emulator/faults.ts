@@ -357,8 +357,8 @@ export interface OutgoingReply {
   headers: Readonly<Record<string, string | null>>
   copies: number
   byteByByte: boolean
-  /** Length of the body before it was truncated. */
-  fullLength: number | undefined
+  /** Bytes that were taken off the body, and that `Content-Length` still counts. */
+  missing: number
   /** Bytes of the packet after which the connection ends, and how. */
   cut: { readonly after: number; readonly end: 'drop' | 'no-close-notify' } | undefined
 }
@@ -380,7 +380,7 @@ export function outgoing(reply: ServiceReply, rid: string): OutgoingReply {
     headers: {},
     copies: 1,
     byteByByte: false,
-    fullLength: undefined,
+    missing: 0,
     cut: undefined,
   }
 }
@@ -421,9 +421,8 @@ export function alter(
     out.status = 200
     out.retryAfter = undefined
     out.body = Buffer.from(JSON.stringify(body))
-    out.fullLength = undefined
   } else if ('truncate' in action) {
-    out.fullLength = out.body.length
+    out.missing = Math.max(0, out.body.length - action.truncate)
     out.body = out.body.subarray(0, action.truncate)
   } else if ('cut' in action) {
     out.cut = { after: action.cut, end: action.closeNotify === false ? 'no-close-notify' : 'drop' }

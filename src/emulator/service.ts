@@ -262,8 +262,6 @@ export class ProvisioningService {
   lookup(session: DeviceSession, body: Uint8Array): ServiceReply {
     const request = parseBody(session, body, [])
     if (typeof request === 'string') return this.error(400, BAD_REQUEST, request)
-    const refusal = this.#stillEnrolled(session)
-    if (refusal !== undefined) return refusal
     const state = this.#devices.get(session.registrationId.toLowerCase())?.state
     if (state === undefined) return this.error(404, NOT_FOUND, 'Registration not found.')
     return { status: 200, retryAfter: undefined, body: state }

@@ -30,6 +30,7 @@ const MAY_HOLD_A_SECRET = ['authorization', 'proxy-authorization', 'cookie']
 
 /** More than the service's message limit of 96 KB, as over MQTT. */
 const LARGEST_BODY = 131_072
+const LARGEST_HEADER = 16_384
 const LOGGED_BODY = 4096
 const UNAUTHORIZED = 401_002
 
@@ -53,6 +54,7 @@ interface Call {
 export function httpFront(settings: HttpSettings): Front {
   const sessions = new WeakMap<Duplex, HttpSession>()
   const server = new Server({
+    maxHeaderSize: LARGEST_HEADER,
     // A missing one is answered as the service answers.
     requireHostHeader: false,
     // Waits are the business of the clock and of whoever tests with it.
@@ -158,7 +160,9 @@ class HttpSession {
     setImmediate(() =>
       this.#inTurn(() => {
         this.#violated(
-          tooLarge ? 'The header is at most 16 KiB.' : 'The request must be well-formed HTTP/1.1 [RFC 9112].',
+          tooLarge
+            ? `The header is at most ${LARGEST_HEADER} bytes.`
+            : 'The request must be well-formed HTTP/1.1 [RFC 9112].',
         )
         const [status, reason] = tooLarge ? [431, 'Request Header Fields Too Large'] : [400, 'Bad Request']
         this.#log({ type: 'response', status })
@@ -231,11 +235,10 @@ class HttpSession {
 
   #send(request: IncomingMessage, response: ServerResponse, out: OutgoingReply, call?: Call): void {
     const { cut, body, status } = out
-    const length = out.fullLength ?? body.length
     response.sendDate = false
     response.setHeader('Date', new Date(this.#settings.clock.now()).toUTCString())
     response.setHeader('Content-Type', 'application/json; charset=utf-8')
-    response.setHeader('Content-Length', length)
+    response.setHeader('Content-Length', body.length + out.missing)
     response.setHeader('x-ms-request-id', randomUUID())
     const errorCode = status >= 300 ? errorCodeOf(body) : undefined
     if (errorCode !== undefined) response.setHeader('x-ms-error-code', errorCode)
@@ -259,7 +262,7 @@ class HttpSession {
     this.#gate.byteByByte = out.byteByByte
     this.#gate.remaining = cut?.after ?? Number.POSITIVE_INFINITY
     this.#finally(response, () => {
-      const end = cut?.end ?? (length > body.length ? 'drop' : undefined)
+      const end = cut?.end ?? (out.missing > 0 ? 'drop' : undefined)
       if (end !== undefined) this.#connection.perform(end, { rid: '', registrationId: '' })
     })
     response.end(body)
@@ -386,7 +389,7 @@ function journaled(headers: Readonly<Record<string, unknown>>): Record<string, s
 
 /** Also where a token was put in the wrong place, and percent-encoded for it. */
 function withoutSignature(text: string): string {
-  return text.replace(/(?<![a-z])sig(?:=|%(?:25)*3d)[^&\s]*/gi, 'sig=[redacted]')
+  return text.replace(/(?<![a-z])sig(?:=|%3d)[^&\s]*/gi, 'sig=[redacted]')
 }
 
 /** A percent-encoded part, or undefined where it is not UTF-8. */

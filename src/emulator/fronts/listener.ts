@@ -149,8 +149,7 @@ class Connection implements FrontConnection {
     } else if (action === 'no-close-notify') {
       this.mute = true
       stream.resume()
-      // The TCP socket knows nothing of what TLS has still to encrypt.
-      stream.write('', () => this.raw.end())
+      this.raw.end()
     } else if (action === 'reset') {
       this.mute = true
       // The TLS layer has no handle of its own to reset.

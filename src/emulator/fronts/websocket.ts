@@ -90,16 +90,12 @@ class WebSocketStream extends Duplex {
       refused = true
       violated('MQTT goes in binary frames [MQTT-6.0.0-1].')
       webSocket.close(UNSUPPORTED_DATA)
-      this.push(null)
     })
     // It closes the connection by itself, with the status code that belongs to the error.
     webSocket.on('error', () =>
       violated(`Frames must be well-formed, and messages at most ${LARGEST_MESSAGE} bytes.`),
     )
-    webSocket.once('close', () => {
-      this.push(null)
-      this.destroy()
-    })
+    webSocket.once('close', () => this.destroy())
     this.on('error', () => undefined)
   }
 

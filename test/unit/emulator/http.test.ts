@@ -221,6 +221,7 @@ describe('a request that breaks the protocol', () => {
     ['unknown field in the query', 'PUT', `${register}&x=1`, { body }, 400],
     ['forceRegistration in a lookup', 'POST', `${PATH}?${VERSION}&forceRegistration=true`, { body }, 400],
     ['path that is no UTF-8', 'PUT', `/0ne00000000/registrations/%ff/register?${VERSION}`, { body }, 400],
+    ['operation id that is no UTF-8', 'GET', `${PATH}/operations/%ff?${VERSION}`, {}, 400],
     [
       'malformed registration id',
       'PUT',
@@ -248,6 +249,7 @@ describe('a request that breaks the protocol', () => {
   ] as const)('%s', async (_what, method, target, ask, status) => {
     const reply = await device.ask(method, target, { sas: SAS, ...(ask as object) })
     expectError(reply, status, status * 1000)
+    if (status === 413) expect(reply.headers.connection).toBe('close')
     if (status === 405) expect(reply.headers.allow).toMatch(/^(PUT|GET|POST)$/)
     expect(emulator.registrations.size).toBe(0)
     // Whoever made the mistake may go on, on the same connection where it was kept.
@@ -258,7 +260,7 @@ describe('a request that breaks the protocol', () => {
     const request = (version: string): string =>
       `POST ${PATH}?${VERSION} HTTP/${version}\r\nConnection: close\r\nAuthorization: ${SAS}\r\n` +
       `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
-    expect(await talk(emulator, request('1.1'))).toMatch(/^HTTP\/1\.1 400 /)
+    expect(await talk(emulator, request('1.1'))).toMatch(/^HTTP\/1\.1 400 .*"errorCode":400000/s)
     expect(await talk(emulator, request('1.0'))).toMatch(/^HTTP\/1\.1 404 /)
   })
 
@@ -372,6 +374,7 @@ test('requests sent at once are answered in order', async () => {
 test('the journal tells what was said, but no token', async () => {
   await device.registerFully()
   await device.ask('GET', `${PATH}?${new URLSearchParams({ token: SAS })}`, { headers: { 'x-token': SAS } })
+  await device.lookup({}, { sas: 'Bearer hunter2' })
   expect(emulator.log.packets).toMatchObject([
     {
       direction: 'in',
@@ -387,6 +390,8 @@ test('the journal tells what was said, but no token', async () => {
     { direction: 'out', status: 200 },
     { direction: 'in', target: expect.stringContaining('sig=[redacted]'), authorizationPresent: false },
     { direction: 'out', status: 405 },
+    { direction: 'in', method: 'POST', authorizationPresent: true },
+    { direction: 'out', status: 401 },
   ])
   const signature = /sig=([^&]+)/.exec(SAS)?.[1] ?? ''
   const everything = JSON.stringify(events)
@@ -394,6 +399,7 @@ test('the journal tells what was said, but no token', async () => {
   expect(everything).not.toContain(decodeURIComponent(signature))
   expect(everything).not.toContain(encodeURIComponent(signature))
   expect(everything).not.toContain(KEY)
+  expect(everything).not.toContain('hunter2')
 })
 
 describe('faults', () => {
@@ -458,6 +464,9 @@ describe('faults', () => {
     const heard = talk(emulator, request + request)
     await fault.hit
     await normalAgain()
+    const { packets } = emulator.log
+    const asked = packets.filter((packet) => packet.connectionId === 1 && packet.direction === 'in')
+    expect(asked).toHaveLength(1)
     await emulator.close()
     expect(await heard).toBe('')
   })
@@ -566,12 +575,18 @@ describe('faults', () => {
     await expect(device.register()).rejects.toMatchObject({ code: 'ECONNRESET' })
     emulator.faults.add({ at: 'register-reply', do: { truncate: 100_000 } })
     expect((await device.register()).status).toBe(202)
+    emulator.faults.add({ at: 'lookup-reply', do: [{ truncate: 0 }, { reply: { body: '{}' } }] })
+    const text = await talk(emulator, plain('POST', `${PATH}?${VERSION}`))
+    expect(text).toMatch(/\r\n\r\n{}$/)
+    expect(Number(/content-length: (\d+)/i.exec(text)?.[1])).toBeGreaterThan(2)
   })
 
   test('cut: a part of the response, then the end', async () => {
     const text = plain('POST', `${PATH}?${VERSION}`)
     emulator.faults.add({ at: 'lookup-reply', do: { cut: 12 } })
-    expect(await talk(emulator, text)).toBe('HTTP/1.1 404')
+    expect(await talk(emulator, text + text)).toBe('HTTP/1.1 404')
+    // What came with it is not served any more.
+    expect(emulator.log.packets.map(({ direction }) => direction)).toEqual(['in', 'out'])
     emulator.faults.add({ at: 'lookup-reply', do: { cut: 1_000_000 } })
     expect(await talk(emulator, text)).toMatch(/^HTTP\/1\.1 404 .*}$/s)
   })
@@ -602,6 +617,12 @@ describe('faults', () => {
     }
     expect((await device.registerFully()).json.status).toBe('assigned')
     expect(emulator.log.connections).toHaveLength(1)
+  })
+
+  test('raw bytes, and then bytes that are no HTTP', async () => {
+    emulator.faults.add({ at: 'lookup', do: { raw: Buffer.from('instead ') } })
+    const text = await talk(emulator, `${plain('POST', `${PATH}?${VERSION}`)}no HTTP\r\n\r\n`)
+    expect(text).toMatch(/^instead HTTP\/1\.1 400 /)
   })
 
   test('what is about MQTT only waits for it', async () => {

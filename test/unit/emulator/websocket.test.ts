@@ -1,4 +1,4 @@
-import type { ConnectionOptions } from 'node:tls'
+import type { ConnectionOptions, TLSSocket } from 'node:tls'
 import { generate, type IPublishPacket, type Packet, parser } from 'mqtt-packet'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { type ClientOptions, WebSocket } from 'ws'
@@ -14,6 +14,7 @@ import {
 import {
   bodyOf,
   connectPacket,
+  dial as dialTls,
   type Hello,
   pollPacket,
   registerPacket,
@@ -137,6 +138,10 @@ class WebSocketDevice {
   }
 }
 
+/** The TLS socket, for what `ws` gives no way to send. */
+const underneath = (device: WebSocketDevice): TLSSocket =>
+  (device.socket as unknown as { _socket: TLSSocket })._socket
+
 /** Resolves when the upgrade is granted or refused. */
 async function dial(options: Dial = {}): Promise<WebSocketDevice> {
   const device = new WebSocketDevice(options)
@@ -229,11 +234,25 @@ describe('a registration over WebSocket', () => {
     other.close()
   })
 
+  test('the sub-protocol is chosen among those offered', async () => {
+    const device = await ready({ protocols: ['mqttv3.1', 'mqtt'] })
+    expect(device.socket.protocol).toBe('mqtt')
+    device.socket.terminate()
+  })
+
   test('the path may be followed by a query', async () => {
     const device = await ready({ path: `${PATH}?iothub-no-client-cert=true` })
     device.socket.terminate()
   })
 })
+
+/** The bytes of an upgrade request. */
+const upgrade = (method: string, change: (text: string) => string): string =>
+  change(
+    `${method} ${PATH} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n` +
+      'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n' +
+      'Sec-WebSocket-Protocol: mqtt\r\n\r\n',
+  )
 
 describe('an upgrade is refused', () => {
   test.each([
@@ -252,13 +271,6 @@ describe('an upgrade is refused', () => {
     expect(rules()).toHaveLength(1)
     await normalAgain()
   })
-
-  const upgrade = (method: string, change: (text: string) => string): string =>
-    change(
-      `${method} ${PATH} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n` +
-        'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n' +
-        'Sec-WebSocket-Protocol: mqtt\r\n\r\n',
-    )
 
   test.each([
     ['by POST', upgrade('POST', (text) => text), 405],
@@ -281,6 +293,7 @@ describe('a WebSocket is closed', () => {
   test('with 1003 after text, and nothing after it is heard', async () => {
     const device = await ready()
     device.socket.send('text')
+    device.socket.send('more text')
     device.send(registerPacket(ID))
     expect(await device.closed).toBe(1003)
     expect(rules()).toEqual(['MQTT goes in binary frames [MQTT-6.0.0-1].'])
@@ -296,9 +309,8 @@ describe('a WebSocket is closed', () => {
 
   test('after a frame that is malformed', async () => {
     const device = await ready()
-    // A client's frames are masked (RFC 6455, section 5.1); `ws` gives no way to send another.
-    const { _socket: below } = device.socket as unknown as { _socket: { write(bytes: Buffer): void } }
-    below.write(Buffer.of(0x82, 1, 0))
+    // A client's frames are masked (RFC 6455, section 5.1).
+    underneath(device).write(Buffer.of(0x82, 1, 0))
     expect(await device.closed).toBe(1002)
     expect(rules()).toHaveLength(1)
   })
@@ -358,16 +370,28 @@ describe('faults', () => {
     },
   )
 
-  test('in silence not even a ping or a close frame is answered', async () => {
-    const fault = emulator.faults.add({ at: 'register', do: 'silence' })
-    const device = await ready()
-    device.send(registerPacket(ID))
-    await fault.hit
+  test.each([
+    ['with the request', true],
+    ['after it', false],
+  ])('in silence not even a ping or a close frame that comes %s is answered', async (_when, together) => {
+    const fault = emulator.faults.add({ at: 'connect', do: 'silence' })
+    const device = await dial()
+    const below = underneath(device)
+    below.cork()
+    device.send(connectPacket(hello))
+    if (!together) {
+      below.uncork()
+      await fault.hit
+      below.cork()
+      device.socket.send('text')
+    }
     device.socket.ping('there?')
     device.socket.close(1000)
-    emulator.faults.clear()
+    below.uncork()
+    await fault.hit
     await normalAgain()
     expect(device.socket.readyState).toBe(WebSocket.CLOSING)
+    expect(rules()).toEqual([])
     await emulator.close()
     expect(await device.closed).toBe(1006)
     expect(device.pongs).toEqual([])
@@ -402,6 +426,23 @@ describe('faults', () => {
     await device.closed
     expect(device.error?.message).toContain('Sec-WebSocket-Accept')
     await normalAgain()
+  })
+
+  test('after such bytes nothing is understood, but the end is noticed', async () => {
+    emulator.faults.add({ at: 'upgrade', do: { raw: Buffer.from('x') } })
+    const device = await dialTls(emulator)
+    const text = upgrade('GET', (request) => request)
+    device.socket.end(Buffer.concat([Buffer.from(text), Buffer.alloc(1_000_000)]))
+    await device.closed
+    expect(device.bytes.toString()).toBe('x')
+    await new Promise<void>((resolve) => {
+      const look = (): void => {
+        if (emulator.openConnections === 0) resolve()
+        else setImmediate(look)
+      }
+      look()
+    })
+    expect(rules()).toEqual([])
   })
 
   test('CONNACK and SUBACK refuse as over MQTT', async () => {
