@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import {
   createPki,
   type FaultSpec,
@@ -93,7 +93,8 @@ async function run(scene: Scene): Promise<void> {
       if (scene.phases !== undefined) expect(scene.phases, scene.name).toContain(error.phase)
     }
     await closed
-    expect(emulator.openConnections).toBe(0)
+    // The child is gone; the kernel may tell this process a moment later.
+    await vi.waitFor(() => expect(emulator.openConnections).toBe(0), 5000)
   } finally {
     if (child.exitCode === null) child.kill('SIGKILL')
     await emulator.close()
