@@ -200,6 +200,33 @@ const CASES: readonly (readonly [name: string, act: Act])[] = [
     },
   ],
   [
+    'open, or the first request, that is aborted while the token is made rejects with the reason',
+    async (stage) => {
+      const reason = stop()
+      let ask = () => {}
+      const asked = new Promise<void>((resolve) => {
+        ask = resolve
+      })
+      const token = () => {
+        ask()
+        return new Promise<never>(() => {})
+      }
+      const opening = stage.open({ token })
+      opening.catch(() => {})
+      const session = await Promise.race([opening, asked])
+      if (session === undefined) {
+        stage.controller.abort(reason)
+        assert.equal(await stage.rejection(opening), reason)
+      } else {
+        const pending = stage.request(session)
+        await stage.within('the request', Promise.race([asked, pending]))
+        pending.controller.abort(reason)
+        assert.equal(await stage.rejection(pending), reason)
+      }
+      await stage.gone()
+    },
+  ],
+  [
     'the signal of open means nothing to a session that is open',
     async (stage) => {
       const session = await stage.open()

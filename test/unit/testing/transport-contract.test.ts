@@ -176,6 +176,7 @@ const CULPRITS: Record<string, { makeTransport: () => Transport; breaks: (string
   'does not listen to the signal of a request': {
     makeTransport: session((sound) => ({ request: (request) => sound.request(request, deaf()) })),
     breaks: [
+      'open, or the first request, that is aborted while the token is made rejects with the reason',
       /^request that is aborted in the silence/,
       'request on a signal that is aborted rejects with its reason and sends nothing',
       'close resolves after a loss, an abort and a reply that is not the protocol',
