@@ -241,41 +241,45 @@ describe('whose reply it is', () => {
 
 describe('what a reply is made of', () => {
   const whole = assigned()
-  const bodies: readonly (readonly [string, string | Uint8Array])[] = [
-    ['nothing', ''],
-    ['blanks', '  \r\n'],
-    ['text', 'Service Unavailable'],
-    ['HTML', '<!DOCTYPE html><title>Sign in to the network</title>'],
-    ['null', 'null'],
-    ['true', 'true'],
-    ['a number', '42'],
-    ['a string', '"assigned"'],
-    ['a list', `[${whole}]`],
-    ['an object without a status', '{}'],
-    ['a status that is no text', '{"status":["assigned"]}'],
-    ['two objects', whole + whole],
-    ['a comment', `${whole} // yes`],
-    ['single quotes', whole.replaceAll('"', "'")],
-    ['an object that is cut off', whole.slice(0, -1)],
-    ['half a character at its end', Buffer.from(`${whole.slice(0, -2)},"city":"東`).subarray(0, -1)],
-    ['invalid UTF-8', Buffer.from(whole.replace('emulated', 'emul\xffted'), 'latin1')],
-    [
-      'an overlong encoding',
-      Buffer.concat([Buffer.from('{"status":"'), Buffer.of(0xc1, 0xa1), Buffer.from('"}')]),
-    ],
-    [
-      'a lone surrogate in UTF-8',
-      Buffer.concat([Buffer.from('{"a":"'), Buffer.of(0xed, 0xa0, 0x80), Buffer.from('"}')]),
-    ],
-    ['UTF-16', Buffer.from(whole, 'utf16le')],
-    ['a NUL at its end', `${whole}\0`],
+  /** A reply that is right but for these bytes, which stand for text of the payload. */
+  const withBytes = (...bytes: number[]): Buffer => {
+    const [head = '', tail = ''] = assigned({ payload: { city: 'HERE' } }).split('HERE')
+    return Buffer.concat([Buffer.from(head), Buffer.of(...bytes), Buffer.from(tail)])
+  }
+  const NO_JSON = 'is not JSON in UTF-8'
+  const NO_OBJECT = 'is JSON but no object'
+  const NO_STATUS = 'carries no status'
+  const bodies: readonly (readonly [string, string | Uint8Array, string])[] = [
+    ['nothing', '', NO_JSON],
+    ['blanks', '  \r\n', NO_JSON],
+    ['text', 'Service Unavailable', NO_JSON],
+    ['HTML', '<!DOCTYPE html><title>Sign in to the network</title>', NO_JSON],
+    ['two objects', whole + whole, NO_JSON],
+    ['a comment', `${whole} // yes`, NO_JSON],
+    ['single quotes', whole.replaceAll('"', "'"), NO_JSON],
+    ['an object that is cut off', whole.slice(0, -1), NO_JSON],
+    ['half a character at its end', Buffer.from(`${whole.slice(0, -2)},"city":"東`).subarray(0, -1), NO_JSON],
+    ['a NUL at its end', `${whole}\0`, NO_JSON],
+    ['UTF-16', Buffer.from(whole, 'utf16le'), NO_JSON],
+    ['Latin-1', withBytes(0xf3), NO_JSON],
+    ['an overlong encoding', withBytes(0xc1, 0xa1), NO_JSON],
+    ['a lone surrogate in UTF-8', withBytes(0xed, 0xa0, 0x80), NO_JSON],
+    ['a character beyond Unicode', withBytes(0xf4, 0x90, 0x80, 0x80), NO_JSON],
+    ['a character that is cut off', withBytes(0xe6, 0x9d), NO_JSON],
+    ['null', 'null', NO_OBJECT],
+    ['true', 'true', NO_OBJECT],
+    ['a number', '42', NO_OBJECT],
+    ['a string', '"assigned"', NO_OBJECT],
+    ['a list', `[${whole}]`, NO_OBJECT],
+    ['an object without a status', '{}', NO_STATUS],
+    ['a status that is no text', '{"status":["assigned"]}', NO_STATUS],
   ]
-  for (const [what, body] of bodies) {
+  for (const [what, body, fault] of bodies) {
     lie(`a reply made of ${what}`, answeredAtOnce, async (stage) => {
       answer(stage, { body })
       const error = await expectDpsError(stage.register(), 'REPLY_MALFORMED', 'parse')
       expect(error.retryable).toBe(true)
-      expect(error.message).not.toContain('Sign in')
+      expect(error.message).toBe(`the reply ${fault}`)
       expect(stage.requests).toHaveLength(1)
     })
   }

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import {
+  type DeviceCertificate,
   type EmulatorTlsOptions,
   type IssueCertificateOptions,
   issueCertificate,
@@ -7,12 +8,14 @@ import {
 import {
   type DpsErrorCode,
   ProvisioningClient,
+  type ProvisioningClientOptions,
   symmetricKey,
   type TlsFacts,
   type TlsOptions,
+  x509,
 } from '../../src/index.ts'
 import { expectDpsError } from '../support/expect-dps-error.ts'
-import { DEVICE_KEY, lie, pki, REGISTRATION_ID } from '../support/stage.ts'
+import { DEVICE_KEY, lie, pki, REGISTRATION_ID, type Stage } from '../support/stage.ts'
 
 const HOST = 'global.azure-devices-provisioning.net'
 const DAY_MS = 86_400_000
@@ -266,6 +269,7 @@ describe('what the server speaks', () => {
     ['legacy suites only', { ciphers: 'AES256-GCM-SHA384:AES128-SHA' }, 'TLS_NO_COMMON_SUITE'],
     ['suites without encryption', { ciphers: 'NULL-SHA256:@SECLEVEL=0' }, 'TLS_NO_COMMON_SUITE'],
     ['a curve that was not offered', { ecdhCurve: 'P-521' }, 'TLS_NO_COMMON_SUITE'],
+    ['SHA-224 signatures only', { sigalgs: 'RSA+SHA224' }, 'TLS_NO_COMMON_SUITE'],
     [
       'SHA-1 signatures only',
       { sigalgs: 'RSA+SHA1', ciphers: `ECDHE-RSA-AES256-GCM-SHA384:@SECLEVEL=0` },
@@ -319,6 +323,71 @@ describe('what the server speaks', () => {
       },
     )
   }
+})
+
+describe('a TLS session', () => {
+  const setup = {
+    emulator: {
+      enrollments: [
+        { groupId: 'devices', attestation: { x509: { ca: pki.deviceRoot.certPem } } },
+        { registrationId: REGISTRATION_ID, attestation: { symmetricKey: { primaryKey: DEVICE_KEY } } },
+      ],
+    },
+  }
+  /** Another client of the same emulator; registers once and tells whether it resumed. */
+  async function resumed(
+    stage: Stage,
+    registrationId: string,
+    options: Partial<ProvisioningClientOptions> = {},
+    certificate?: DeviceCertificate,
+  ): Promise<boolean> {
+    const client = new ProvisioningClient({
+      ...stage.emulator.clientOptions(),
+      credential: x509(certificate ?? (await stage.emulator.issueDeviceCertificate({ registrationId }))),
+      clock: stage.clock,
+      ...options,
+    })
+    const assignment = await client.register()
+    expect(assignment).toMatchObject({ registrationId, deviceId: registrationId })
+    return assignment.connection.resumed
+  }
+
+  lie('of one device, offered by another', setup, async (stage) => {
+    const press = await stage.emulator.issueDeviceCertificate({ registrationId: 'press' })
+    expect(await resumed(stage, 'press', {}, press)).toBe(false)
+    expect(await resumed(stage, 'press', {}, press)).toBe(true)
+    expect(await resumed(stage, 'lathe')).toBe(false)
+    // The same name with another key is another device too.
+    expect(await resumed(stage, 'press')).toBe(false)
+    expect(
+      stage.seen.flatMap((e) => (e.type === 'handshake-done' ? e.clientCertificate?.subject : [])),
+    ).toEqual(['CN=press', 'CN=press', 'CN=lathe', 'CN=press'])
+  })
+
+  lie('of one server name, offered to another', setup, async (stage) => {
+    const press = await stage.emulator.issueDeviceCertificate({ registrationId: 'press' })
+    expect(await resumed(stage, 'press', {}, press)).toBe(false)
+    expect(await resumed(stage, 'press', { host: 'localhost' }, press)).toBe(false)
+    expect(await resumed(stage, 'press', { host: 'localhost' }, press)).toBe(true)
+  })
+
+  lie('made under one policy, offered under another', setup, async (stage) => {
+    const press = await stage.emulator.issueDeviceCertificate({ registrationId: 'press' })
+    const [ca] = stage.emulator.roots
+    expect(await resumed(stage, 'press', {}, press)).toBe(false)
+    expect(await resumed(stage, 'press', { tls: { cipherPreference: 'performance' } }, press)).toBe(false)
+    const trust = { roots: 'bundled', extraRoots: ca } as const
+    expect(await resumed(stage, 'press', { trust }, press)).toBe(false)
+    expect(await resumed(stage, 'press', { tls: { sessionResumption: false } }, press)).toBe(false)
+    expect(await resumed(stage, 'press', {}, press)).toBe(true)
+  })
+
+  lie('that is a day old', setup, async (stage) => {
+    const press = await stage.emulator.issueDeviceCertificate({ registrationId: 'press' })
+    expect(await resumed(stage, 'press', {}, press)).toBe(false)
+    stage.clock.advance(86_400_001)
+    expect(await resumed(stage, 'press', {}, press)).toBe(false)
+  })
 })
 
 describe('a trust anchor that is none', () => {
