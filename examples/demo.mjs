@@ -18,7 +18,7 @@ console.log(`\n${bold('2  A device with a symmetric key')}`)
 await import('./register-sas/index.mjs')
 
 console.log(
-  `\n${bold('3  A server that is not the service')} ${dim('its certificate is from a root that a device does not trust')}`,
+  `\n${bold('3  A server that is not the service')}${dim(': its chain ends in a root that devices do not trust')}`,
 )
 const { trust, ...options } = emulator.clientOptions()
 // Without `trust` the client trusts the two bundled roots, as in the field; the emulator's chain ends in neither.
