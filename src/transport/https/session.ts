@@ -66,14 +66,15 @@ export class HttpsSession implements TransportSession {
     this.#socket = socket
     this.#context = context
     this.#agent = new SingleSocketAgent(socket)
-    this.#socketClosed = new Promise((resolve) => socket.on('close', () => resolve()))
+    this.#socketClosed = socket.closed
+      ? Promise.resolve()
+      : new Promise((resolve) => socket.on('close', () => resolve()))
     // Stays for as long as the socket does: an error that nobody listens to would end the process.
     socket.on('error', (cause) => this.#outgoing === undefined && this.#lose('broke', cause))
     socket.on('end', () => this.#outgoing === undefined && this.#lose('was ended by the server'))
     socket.on('close', () => this.#outgoing === undefined && this.#lose('was closed'))
     // What nobody asked for must not be taken for the answer to the next request.
     socket.on('data', () => this.#outgoing === undefined && this.#fail(this.#violation('bytes unasked')))
-    if (socket.destroyed) this.#lose('was closed')
   }
 
   /** Ends the session at once because of `reason`. */
@@ -92,8 +93,8 @@ export class HttpsSession implements TransportSession {
       this.#fail(signal.reason)
       throw signal.reason
     }
-    // Not writable: the reply before said that it was the last.
-    if (this.#closed || !this.#socket.writable) {
+    // Closed, or about to be: the reply before may have said that it was the last.
+    if (!this.#socket.writable) {
       throw new DpsError('CONNECTION_LOST', phase, 'the connection had ended before the request', {
         cause: this.#ending,
       })
@@ -108,8 +109,6 @@ export class HttpsSession implements TransportSession {
     if (!this.#closed) {
       // With a request under way, or where the server does not read, ending politely could take for ever.
       const polite = this.#outgoing === undefined && this.#socket.writableLength === 0
-      // The agent unreferences a socket between requests; the promise must not be what is left of the process.
-      this.#socket.ref()
       // No wait for the server to end its side: that would cost a round trip.
       if (polite) this.#socket.end(() => this.#socket.destroy())
       else this.#socket.destroy()
@@ -136,7 +135,7 @@ export class HttpsSession implements TransportSession {
       })
       // Not listened to, the event would be the end of the socket and nothing more.
       outgoing.on('upgrade', () => this.#fail(this.#switched()))
-      outgoing.on('response', (response) => this.#receive(response, outgoing))
+      outgoing.on('response', (response) => this.#receive(response))
       // After the reply as well: bytes behind it may be no HTTP.
       outgoing.on('error', (error) => this.#fail(this.#explain(error)))
       outgoing.end(body)
@@ -179,8 +178,8 @@ export class HttpsSession implements TransportSession {
     }
   }
 
-  #receive(response: IncomingMessage, outgoing: ClientRequest): void {
-    // Listened to even where the reply is refused: what it still holds may fail.
+  #receive(response: IncomingMessage): void {
+    // Also where it ends too early.
     response.on('error', (cause) => this.#lose('broke within the reply', cause))
     const refusal = this.#refuse(response)
     if (refusal !== undefined) {
@@ -196,7 +195,6 @@ export class HttpsSession implements TransportSession {
         this.#fail(this.#tooLarge(`is larger than the ${this.#context.maxReplyBytes} bytes that are taken`))
     })
     response.on('end', () => {
-      if (this.#outgoing !== outgoing) return
       this.#outgoing = undefined
       const body = new Uint8Array(length)
       let at = 0
@@ -210,9 +208,6 @@ export class HttpsSession implements TransportSession {
         date: only(response, 'date'),
         body,
       })
-    })
-    response.on('close', () => {
-      if (!response.complete) this.#lose('ended within the reply')
     })
   }
 

@@ -97,6 +97,11 @@ export class Peer {
     this.socket.write(Buffer.concat(items.map((item) => Buffer.from(item as string))))
   }
 
+  /** Bytes that came, those of TLS itself included. */
+  get bytesRead(): number {
+    return this.#tcp.bytesRead
+  }
+
   /** Ends the connection with a TCP reset. */
   reset(): void {
     this.#tcp.resetAndDestroy()

@@ -522,17 +522,48 @@ describe('a connection that is lost', () => {
     await expectDpsError(pending, 'CONNECTION_LOST', 'register')
   })
 
-  it('before the session was made', async () => {
-    const { session, socket } = await open()
+  it('before the session was made: a request is refused, and close resolves', async () => {
+    const { socket } = await open()
     socket.destroy()
     await once(socket, 'close')
+    const session = await httpsTransport().open({
+      signal: new AbortController().signal,
+      dial: async () => ({ socket, tls: {}, roundTrips: 3 }),
+    } as unknown as TransportContext)
     await expectDpsError(send(session), 'CONNECTION_LOST', 'register')
+    await session.close()
   })
 
   it('by this side of the socket, without a word', async () => {
     const { socket, pending } = await asked()
     socket.destroy()
     await expectDpsError(pending, 'CONNECTION_LOST', 'register')
+  })
+
+  it('by this side of the socket, while the token is made', async () => {
+    const { session, socket } = await open({ token: () => new Promise(() => {}) })
+    const pending = send(session)
+    socket.destroy()
+    await expectDpsError(pending, 'CONNECTION_LOST', 'register')
+  })
+
+  it('by an end while what was sent is stuck', async () => {
+    const { session, peer, socketClosed } = await open()
+    peer.socket.pause()
+    const pending = send(session, { kind: 'register', body: 'x'.repeat(8_000_000) })
+    peer.send(response('early', 413))
+    await pending
+    peer.socket.end()
+    await socketClosed
+    await expectDpsError(send(session), 'CONNECTION_LOST', 'register')
+    peer.socket.destroy()
+  })
+
+  it('tells the system’s reason', async () => {
+    const { peer, pending } = await asked()
+    peer.reset()
+    const error = await expectDpsError(pending, 'CONNECTION_LOST', 'register')
+    expect(error.cause).toMatchObject({ code: 'ECONNRESET' })
   })
 })
 
@@ -620,14 +651,25 @@ describe('an abort', () => {
 })
 
 describe('close', () => {
-  it('ends the connection in good order, without waiting for the server', async () => {
+  it('ends the connection in good order: close_notify, then FIN', async () => {
     const { session, peer, pending, socketClosed } = await asked()
     peer.send(response())
     await pending
     const ended = once(peer.socket, 'end')
+    const before = peer.bytesRead
     await session.close()
     await socketClosed
     await ended
+    expect(peer.bytesRead).toBeGreaterThan(before)
+  })
+
+  it('does not wait for a server that keeps its side open', async () => {
+    const { session, peer } = await open()
+    peer.socket.allowHalfOpen = true
+    const ended = once(peer.socket, 'end')
+    await session.close()
+    await ended
+    expect(peer.socket.writable).toBe(true)
   })
 
   it('twice, at once and afterwards, is once', async () => {

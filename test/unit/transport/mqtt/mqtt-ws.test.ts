@@ -520,6 +520,30 @@ describe('a connection that is lost', () => {
     drop(connection)
     expect(bodyOf(await connection.pending)).toBe('ok')
   })
+
+  it('by a close frame, from a server that then keeps its side open', async () => {
+    const { peer, pending } = await asked()
+    peer.socket.allowHalfOpen = true
+    peer.send(frame('', { opcode: CLOSE }))
+    await expectDpsError(pending, 'CONNECTION_LOST', 'register')
+    expect(peer.socket.writable).toBe(true)
+  })
+
+  it('by an end while what was sent is stuck', async () => {
+    const { session, peer } = await openSession()
+    peer.socket.pause()
+    const pending = send(session, { kind: 'register', body: 'x'.repeat(8_000_000) })
+    peer.socket.end()
+    await expectDpsError(pending, 'CONNECTION_LOST', 'register')
+    peer.socket.destroy()
+  })
+
+  it('tells the system’s reason', async () => {
+    const { peer, pending } = await asked()
+    peer.reset()
+    const error = await expectDpsError(pending, 'CONNECTION_LOST', 'register')
+    expect(error.cause).toMatchObject({ code: 'ECONNRESET' })
+  })
 })
 
 describe('an abort', () => {
@@ -610,6 +634,24 @@ describe('close', () => {
     await peer.packet('disconnect')
     await peer.frame()
     expect(peer.unread).toHaveLength(0)
+  })
+
+  it('does not wait for a server that keeps its side open', async () => {
+    const { session, peer } = await openSession()
+    peer.socket.allowHalfOpen = true
+    const ended = once(peer.socket, 'end')
+    await session.close()
+    await ended
+    expect(peer.socket.writable).toBe(true)
+  })
+
+  it('does not wait for bytes that the server does not take', async () => {
+    const { session, peer } = await openSession()
+    peer.socket.pause()
+    const pending = send(session, { kind: 'register', body: 'x'.repeat(8_000_000) })
+    await session.close()
+    await expectDpsError(pending, 'CONNECTION_LOST', 'register')
+    peer.socket.destroy()
   })
 
   it('rejects the request that is under way', async () => {
