@@ -79,6 +79,13 @@ try {
       if (found) throw new Error(`${path} names a folder of this machine`)
     }
   })
+  check('no file looks for an add-on that may or may not be installed', () => {
+    for (const path of files.filter((file) => file.endsWith('.cjs'))) {
+      const text = readFileSync(join(work, 'package', path), 'utf8')
+      const [found] = /bufferutil|utf-8-validate/.exec(text) ?? []
+      if (found) throw new Error(`${path} names ${found}`)
+    }
+  })
 
   const app = join(work, 'app')
   mkdirSync(app)

@@ -13,6 +13,8 @@ assert.deepEqual(loaded(), early)
 assert.equal(esm.DpsError, cjs.DpsError)
 assert.equal(esm.ProvisioningClient, cjs.ProvisioningClient)
 assert.equal(esmFactory.deriveDeviceKey, require('dps-device-client/factory').deriveDeviceKey)
+const esmTesting = await import('dps-device-client/testing')
+assert.equal(esmTesting.transportContract, require('dps-device-client/testing').transportContract)
 assert.deepEqual(Object.keys(esm).sort(), Object.keys(cjs).sort())
 await assert.rejects(esmFactory.deriveDeviceKey({ groupKey: 'x', registrationId: 'y' }), cjs.DpsError)
 

@@ -1,6 +1,7 @@
 import dps = require('dps-device-client')
 import emulator = require('dps-device-client/emulator')
 import factory = require('dps-device-client/factory')
+import testing = require('dps-device-client/testing')
 
 const credential: dps.Credential = dps.sasSigner({
   registrationId: 'r',
@@ -10,3 +11,8 @@ const client = new dps.ProvisioningClient({ idScope: '0ne', credential })
 export const hub: Promise<string> = client.register().then((assignment) => assignment.assignedHub)
 export const started: Promise<emulator.Emulator> = emulator.startEmulator()
 export const key: Promise<string> = factory.deriveDeviceKey({ groupKey: 'k', registrationId: 'r' })
+declare const makeTransport: () => dps.Transport
+export const cases: readonly testing.ContractCase[] = testing.transportContract({
+  makeTransport,
+  emulator: started,
+})

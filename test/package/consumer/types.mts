@@ -11,6 +11,7 @@ import {
 } from 'dps-device-client'
 import { type Emulator, startEmulator } from 'dps-device-client/emulator'
 import { deriveDeviceKey } from 'dps-device-client/factory'
+import { type ContractCase, transportContract } from 'dps-device-client/testing'
 
 const credential: Credential = x509({ cert: 'pem', key: new Uint8Array() })
 const key: Promise<string> = deriveDeviceKey({ groupKey: 'k', registrationId: 'r' })
@@ -24,6 +25,8 @@ const client = new ProvisioningClient({
 })
 const assignment: Promise<Assignment> = client.register({ payload: { a: 1 }, signal: AbortSignal.timeout(1) })
 const emulator: Promise<Emulator> = startEmulator({ port: [8883, 443] })
+const cases: readonly ContractCase[] = transportContract({ makeTransport: () => transport, emulator })
+new ProvisioningClient({ idScope: '0ne', credential, transport: ['mqtt', 'https', transport] })
 
 // @ts-expect-error: a credential is asked for
 new ProvisioningClient({ idScope: '0ne' })
@@ -45,4 +48,4 @@ export function advise(error: unknown): string | undefined {
       return error.hint
   }
 }
-export { assignment, emulator, key }
+export { assignment, cases, emulator, key }

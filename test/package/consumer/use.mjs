@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { DpsError, ProvisioningClient, symmetricKey, x509 } from 'dps-device-client'
 import { startEmulator } from 'dps-device-client/emulator'
 import { deriveDeviceKey } from 'dps-device-client/factory'
+import { transportContract } from 'dps-device-client/testing'
 
 const emulator = await startEmulator({ assigning: { polls: 0 } })
 emulator.enrollments.addGroup({
@@ -26,6 +27,15 @@ await assert.rejects(
   new ProvisioningClient({ ...options, trust: {}, credential }).register(),
   (error) => error instanceof DpsError && error.code === 'SERVER_UNTRUSTED',
 )
+for (const transport of ['mqtt-ws', 'https']) {
+  const { connection } = await new ProvisioningClient({ ...options, credential, transport }).register()
+  assert.equal(connection.transport, transport)
+}
+const makeTransport = () => ({ name: 'own', open: (context) => context.dial(context.port) })
+const [sentence] = transportContract({ makeTransport, emulator }).filter(({ name }) =>
+  name.startsWith('open rejects with what the dialer'),
+)
+await sentence.run()
 await emulator.close()
 const { cipher, curve } = first.connection
 console.log(`${cipher}, ${curve}`)
