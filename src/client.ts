@@ -15,7 +15,7 @@ import type {
   RegisterOptions,
   TransportChoice,
 } from './options/options.ts'
-import { checkMs, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
+import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import { checkRegistrationId } from './protocol/registration-id.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
@@ -43,8 +43,9 @@ const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload'])
  * A client of the Azure IoT Hub Device Provisioning Service.
  *
  * It holds options, no connection: every call opens its own, and after a failure of any kind the same client can be
- * used again. Every call settles exactly once, no later than `timeouts.totalMs`; then no socket, timer or listener of it
- * is left.
+ * used again. Every call settles exactly once, within `timeouts.totalMs` and a moment to close; then no socket, timer or
+ * listener of it is left. A name look-up that the system's resolver does not answer cannot be ended, by anybody: it holds
+ * the process until the resolver gives up.
  */
 export class ProvisioningClient {
   readonly #options: ResolvedOptions
@@ -52,14 +53,12 @@ export class ProvisioningClient {
   readonly #proxy: HttpProxy | undefined
   /** The transport that got through last. */
   #reached: TransportChoice | undefined
-  #lastContactMs: number
 
   /** @throws DpsError with phase `config`: OPTION_INVALID, TLS_POLICY_INVALID or TRUST_ANCHOR_INVALID */
   constructor(options: ProvisioningClientOptions) {
     this.#options = resolveOptions(options)
     this.#policy = resolvePolicy(this.#options.tls, this.#options.trust)
     this.#proxy = resolveProxy(options.proxy)
-    this.#lastContactMs = this.#options.lastContactMs
   }
 
   /**
@@ -69,7 +68,7 @@ export class ProvisioningClient {
    * @throws DpsError whose `phase` says how far it came and whose `hint` says what to do
    */
   async register(options: RegisterOptions = {}): Promise<Assignment> {
-    refuseUnknown('', options, REGISTER_OPTIONS)
+    refuseUnknown('', object('options', options), REGISTER_OPTIONS)
     const result = await this.#call({ kind: 'register' }, options, this.#options.transports, options.payload)
     return createAssignment(the(result, 'assigned').registration, result)
   }
@@ -81,7 +80,7 @@ export class ProvisioningClient {
    * @throws DpsError NOT_FOUND for a device that never registered; else as `register`
    */
   async lookup(options: CallOptions = {}): Promise<RegistrationState> {
-    refuseUnknown('', options, CALL_OPTIONS)
+    refuseUnknown('', object('options', options), CALL_OPTIONS)
     const result = await this.#call({ kind: 'lookup' }, options, ['https'])
     return createRegistrationState(the(result, 'found').record, result)
   }
@@ -94,7 +93,7 @@ export class ProvisioningClient {
    * @throws DpsError as `register`
    */
   async probe(options: CallOptions = {}): Promise<Contact> {
-    refuseUnknown('', options, CALL_OPTIONS)
+    refuseUnknown('', object('options', options), CALL_OPTIONS)
     return createContact(await this.#call({ kind: 'probe' }, options, this.#options.transports))
   }
 
@@ -104,7 +103,7 @@ export class ProvisioningClient {
     transports: readonly TransportChoice[],
     payload?: RegisterOptions['payload'],
   ): Promise<CallResult> {
-    if (signal !== undefined && typeof signal.addEventListener !== 'function') {
+    if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
       throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
     }
     const { clock, retry, limits, totalMs } = this.#options
@@ -120,8 +119,8 @@ export class ProvisioningClient {
         open: (scope) => this.#open(choice, scope, payload, emit),
       })),
       onReached: (index) => {
-        this.#reached = choices[index]
-        this.#lastContactMs = Math.max(this.#lastContactMs, clock.now())
+        // A lookup goes over HTTPS whatever the order is, and says nothing about it.
+        if (transports === this.#options.transports) this.#reached = choices[index]
       },
       clock,
       // A probe is asked for to learn what is wrong now.
@@ -159,12 +158,13 @@ export class ProvisioningClient {
     enter('clock')
     await checkClock({
       clock,
-      lastContactMs: this.#lastContactMs,
+      lastContactMs: this.#options.lastContactMs,
       wait: waitForClock,
       signal,
       onWait: (delayMs) => emit({ type: 'waiting-for-clock', delayMs }),
     })
     identity.checkDates(clock.now())
+    let destroy: (() => void) | undefined
     const session = await transport.open({
       host,
       port: this.#options.portFor(transport.name),
@@ -175,12 +175,12 @@ export class ProvisioningClient {
       maxReplyBytes: MAX_REPLY_BYTES,
       signal,
       enter,
-      dial: (port) =>
-        dial({ host, port, address: connectTo, proxy: this.#proxy, connect }, this.#policy, identity, {
-          signal,
-          enter,
-          clock,
-        }),
+      dial: async (port) => {
+        const target = { host, port, address: connectTo, proxy: this.#proxy, connect }
+        const dialed = await dial(target, this.#policy, identity, { signal, enter, clock })
+        destroy = () => dialed.socket.destroy()
+        return dialed
+      },
       token: () =>
         identity.token(
           registrationResource(idScope, registrationId),
@@ -188,7 +188,7 @@ export class ProvisioningClient {
           'registration',
         ),
     })
-    return { session, registrationId, body }
+    return { session, registrationId, body, ...(destroy && { destroy }) }
   }
 }
 
@@ -201,13 +201,17 @@ function the<K extends Outcome['kind']>({ outcome }: CallResult, kind: K): Extra
 /** The handler is the caller's code: what it throws must not decide about a registration, nor be hidden. */
 export function emitter(handler: ((event: DpsEvent) => void) | undefined): (event: DpsEvent) => void {
   let warned = false
+  const warn = (error: unknown) => {
+    if (!warned) process.emitWarning(error instanceof Error ? error : String(error), 'DpsEventHandlerWarning')
+    warned = true
+  }
   return (event) => {
     try {
-      handler?.(Object.freeze(event))
+      // An async function is a handler too, for the type; its rejection would end the process.
+      const result: unknown = handler?.(Object.freeze(event))
+      if (result instanceof Promise) result.catch(warn)
     } catch (error) {
-      if (!warned)
-        process.emitWarning(error instanceof Error ? error : String(error), 'DpsEventHandlerWarning')
-      warned = true
+      warn(error)
     }
   }
 }

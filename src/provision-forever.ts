@@ -3,6 +3,7 @@ import { emitter, ProvisioningClient } from './client.ts'
 import { systemClock } from './clock.ts'
 import { DpsError } from './errors.ts'
 import type { ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
+import { object } from './options/resolve.ts'
 import { backoffCeilingMs } from './registration/schedule.ts'
 
 /** Networks come back within minutes; a ceiling above that only makes the device late. */
@@ -22,24 +23,29 @@ const REFUSED = { baseDelayMs: 300_000, maxDelayMs: 3_600_000, floorMs: 60_000 }
  * be reached or is busy, and between one minute and an hour once it, or the server's certificate, has been refused, since
  * an operator may yet mend that. `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
  *
- * @throws DpsError CANCELLED when `signal` aborts, and every error of family `usage`: no wait mends a wrong option
+ * @throws DpsError CANCELLED when `signal` aborts, and every error of family `usage` that is not retryable: no wait mends a
+ *   wrong option
  */
 export async function provisionForever(
   options: ProvisioningClientOptions,
   { signal, ...call }: RegisterOptions = {},
 ): Promise<Assignment> {
+  object('options', options)
   const { clock = systemClock, onEvent } = options
   const emit = emitter(onEvent)
   const never = new AbortController().signal
+  const failures = { unreached: 0, refused: 0 }
   for (let attempt = 1; ; attempt++) {
     try {
       const client = new ProvisioningClient(options)
       return await client.register(signal === undefined ? call : { ...call, signal })
     } catch (error) {
-      if (!DpsError.is(error) || error.family === 'usage') throw error
+      if (!DpsError.is(error) || error.code === 'CANCELLED') throw error
+      if (error.family === 'usage' && !error.retryable) throw error
       const pace = error.retryable ? UNREACHED : REFUSED
+      const count = ++failures[error.retryable ? 'unreached' : 'refused']
       const floorMs = Math.max(pace.floorMs, error.retryAfterMs ?? 0)
-      const delayMs = Math.round(floorMs + clock.random() * backoffCeilingMs(attempt, pace))
+      const delayMs = Math.round(floorMs + clock.random() * backoffCeilingMs(count, pace))
       emit({ type: 'attempt-failed', attempt, delayMs, error })
       await clock.sleep(delayMs, signal ?? never).catch((cause) => {
         throw new DpsError('CANCELLED', error.phase, `cancelled by the caller after ${attempt} attempts`, {

@@ -3,7 +3,7 @@ import type { PhaseTimings } from '../registration/phases.ts'
 import type { CallResult } from '../registration/run.ts'
 import type { ConnectionFacts } from '../transport/transport.ts'
 
-/** Where a device belongs, and how it was learnt. Frozen through and through. */
+/** Where a device belongs, and how it was learnt. Frozen; only what a `Date` allows can be changed. */
 export interface Assignment {
   /** In the spelling of the credential. */
   readonly registrationId: string
@@ -36,7 +36,7 @@ export function createAssignment(
   return deepFreeze({ ...registration, connection: { ...connection, timingsMs } })
 }
 
-/** What the service knows of a registration, and how it was learnt. Frozen through and through. */
+/** What the service knows of a registration, and how it was learnt. Frozen; only what a `Date` allows can be changed. */
 export interface RegistrationState extends RegistrationRecord {
   readonly connection: AssignmentConnection
 }

@@ -179,7 +179,7 @@ export interface ProvisioningClientOptions {
   connectTo?: string
   /**
    * How to reach the service, or several ways in order of preference: the next is tried where the *network* stops one
-   * (name, route, firewall, proxy, silence), never where identity or trust is refused. The one that worked is tried
+   * (name, route, firewall, proxy, silence before TLS is up), never where identity or trust is refused. The one that worked is tried
    * first from then on. Default `'mqtt'`.
    */
   transport?: TransportChoice | readonly TransportChoice[]
@@ -203,8 +203,8 @@ export interface ProvisioningClientOptions {
    */
   waitForClock?: WaitForClockOptions
   /**
-   * When this device last had verified contact with the service, as it remembers it: a clock that is earlier now is
-   * wrong. Date or ms since the epoch. The client remembers its own contacts by itself. Default: none.
+   * When this device last had verified contact with the service, as the application remembers it over restarts: a clock
+   * that is more than a day behind it now is wrong. Date or ms since the epoch. Default: none.
    */
   lastContact?: Date | number
   /** Time and chance; for tests. Default: the system's. */

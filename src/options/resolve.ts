@@ -104,6 +104,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     throw invalid('credential', 'must be made by x509(), symmetricKey() or sasSigner()')
   }
   if (onEvent !== undefined && typeof onEvent !== 'function') throw invalid('onEvent', 'must be a function')
+  object('clock', clock)
   for (const method of ['now', 'monotonic', 'random', 'sleep', 'after'] as const) {
     if (typeof clock[method] !== 'function') throw invalid('clock', `must have the method ${method}`)
   }
@@ -193,7 +194,8 @@ function numbers<T extends Readonly<Record<string, number>>>(
   return Object.freeze(values) as Readonly<Record<keyof T, number>>
 }
 
-function object<T extends object>(name: string, value: T): T {
+/** @throws DpsError OPTION_INVALID unless `value` is an object */
+export function object<T extends object>(name: string, value: T): T {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw invalid(name, 'must be an object')
   return value
@@ -234,7 +236,11 @@ function ports(given: ProvisioningClientOptions['port']): (transport: string) =>
     return () => one
   }
   refuseUnknown('port.', given, new Set(TRANSPORT_NAMES))
-  const each = new Map(Object.entries(given).map(([name, value]) => [name, port(`port.${name}`, value)]))
+  const each = new Map(
+    Object.entries(given).flatMap(([name, value]) =>
+      value === undefined ? [] : [[name, port(`port.${name}`, value)] as const],
+    ),
+  )
   return (transport) => each.get(transport)
 }
 

@@ -16,6 +16,8 @@ export interface OpenedSession {
   readonly registrationId: string
   /** The body of a register or lookup request. */
   readonly body: string
+  /** Takes the connection away from a session that does not close. */
+  readonly destroy?: () => void
 }
 
 /** One way to reach the service. */
@@ -49,8 +51,8 @@ export interface CallResult {
   readonly timingsMs: PhaseTimings
 }
 
-/** A close that a transport does not finish is not waited for any longer than this. */
-const CLOSE_LIMIT_MS = 1000
+/** A close that is not finished by then, because nothing below takes its last bytes, is not waited for. */
+const CLOSE_LIMIT_MS = 250
 
 /** The phase a request is in. The service's lookup is a question about a state, as a poll is. */
 const PHASE_OF = { register: 'register', poll: 'poll', lookup: 'poll' } as const
@@ -70,6 +72,8 @@ class Call {
   readonly #phases: PhaseTracker
   readonly #deadlineAt: number
   #opened: OpenedSession | undefined
+  /** The route that got through last: what was blocked a moment ago is not tried first again. */
+  #route: number | undefined
   #registrationId: string | undefined
   #roundTrips = 0
   #lastError: DpsError | undefined
@@ -145,21 +149,27 @@ class Call {
   /** One attempt to connect: over each route in turn, for as long as only the network is in the way. */
   async #openAny(): Promise<RegistrationEvent> {
     const { routes, onReached } = this.#plan
-    for (let i = 0; ; i++) {
-      const route = routes[i]!
+    const order = [...routes.keys()].sort((a, b) => Number(b === this.#route) - Number(a === this.#route))
+    for (const [turn, index] of order.entries()) {
+      const route = routes[index]!
       const event = await this.#attempt('open-failed', (scope) => this.#open(route, scope))
-      if (event.name === 'opened') onReached?.(i)
-      const next = routes[i + 1]
+      if (event.name === 'opened') {
+        this.#route = index
+        onReached?.(index)
+      }
+      const next = order[turn + 1]
       if (event.name !== 'open-failed' || next === undefined || !mayFallBack(event.error)) return event
-      this.#emit({ type: 'fallback', from: route.name, to: next.name, error: event.error })
+      this.#emit({ type: 'fallback', from: route.name, to: routes[next]!.name, error: event.error })
+      if (this.#stop !== undefined) break
     }
+    return { name: 'stopped', error: this.#stop ?? this.#cancelled() }
   }
 
   async #open(route: Route, scope: Scope): Promise<RegistrationEvent> {
     const opening = route.open(scope)
     // A transport that opens after it was given up on would leave a connection that nobody closes.
     opening.then(
-      (late) => scope.signal.aborted && void late.session.close().catch(() => {}),
+      (late) => scope.signal.aborted && void closeOrDestroy(late, this.#plan.clock),
       () => {},
     )
     const opened = await opening
@@ -221,6 +231,8 @@ class Call {
     } else if (wait.reason === 'assigning') {
       this.#emit({ type: 'assigning', operationId: wait.operationId, delayMs: ms })
     }
+    // A handler of these events, or the close above, may have let the caller cancel while nothing was under way.
+    if (this.#stop !== undefined) return { name: 'stopped', error: this.#stop }
     try {
       await this.#phases.run((scope) => clock.sleep(ms, scope.signal))
       return { name: 'waited' }
@@ -241,15 +253,9 @@ class Call {
   }
 
   async #close(): Promise<void> {
-    const session = this.#opened?.session
+    const opened = this.#opened
     this.#opened = undefined
-    if (session === undefined) return
-    let disarm: (() => void) | undefined
-    const limit = new Promise<void>((resolve) => {
-      disarm = this.#plan.clock.after(CLOSE_LIMIT_MS, resolve)
-    })
-    await Promise.race([session.close().catch(() => {}), limit])
-    disarm?.()
+    if (opened !== undefined) await closeOrDestroy(opened, this.#plan.clock)
   }
 
   #halt(error: DpsError): void {
@@ -273,7 +279,9 @@ class Call {
     return new DpsError(
       'DEADLINE_EXCEEDED',
       last,
-      `not finished within ${totalMs} ms; the last phase was ${last}`,
+      retryAfterMs === undefined
+        ? `not finished within ${totalMs} ms; the last phase was ${last}`
+        : `the service asks to wait ${retryAfterMs} ms, which is past the limit of ${totalMs} ms for the whole call`,
       { retryAfterMs, cause: this.#lastError },
     )
   }
@@ -281,6 +289,18 @@ class Call {
   #emit(event: DpsEvent): void {
     if (!this.#settled) this.#plan.emit(event)
   }
+}
+
+async function closeOrDestroy({ session, destroy }: OpenedSession, clock: Clock): Promise<void> {
+  let disarm: (() => void) | undefined
+  const limit = new Promise<void>((resolve) => {
+    disarm = clock.after(CLOSE_LIMIT_MS, () => {
+      destroy?.()
+      resolve()
+    })
+  })
+  await Promise.race([session.close().catch(() => {}), limit])
+  disarm?.()
 }
 
 /** Only a transport or credential of the caller's own can throw anything else than a DpsError. */

@@ -40,15 +40,20 @@ describe('a clock', () => {
   it('a millisecond before the release fails', () =>
     expectDpsError(check(RELEASED_AT_MS - 1).done, 'CLOCK_BEHIND', 'clock').then(() => {}))
 
-  it('behind the last verified contact fails, and says so', async () => {
+  it('more than a day behind the last verified contact fails, and says so', async () => {
     const lastContactMs = RELEASED_AT_MS + 10 * DAY_MS
     const error = await expectDpsError(
-      check(lastContactMs - 1, { lastContactMs }).done,
+      check(lastContactMs - DAY_MS - 1, { lastContactMs }).done,
       'CLOCK_BEHIND',
       'clock',
     )
     expect(error.message).toContain('last in contact')
-    await check(lastContactMs, { lastContactMs }).done
+    expect(error.message).toContain(new Date(lastContactMs).toISOString().slice(0, 10))
+  })
+
+  it('that was corrected by less than a day since the last contact is taken', async () => {
+    const lastContactMs = RELEASED_AT_MS + 10 * DAY_MS
+    await check(lastContactMs - 3_600_000, { lastContactMs }).done
   })
 })
 
@@ -103,5 +108,30 @@ describe('waiting for the clock', () => {
     })
     t.controller.abort('enough')
     await expect(t.done).rejects.toBe('enough')
+  })
+
+  it('does not wait for a function longer than its limit', async () => {
+    const t = check(RELEASED_AT_MS, { wait: { until: () => new Promise<never>(() => {}), limitMs: 5000 } })
+    await Promise.resolve()
+    t.clock.advance(5000)
+    await expectDpsError(t.done, 'CLOCK_BEHIND', 'clock')
+    expect(t.clock.pending).toBe(0)
+  })
+
+  it('explains a function that fails', async () => {
+    const cause = new Error('no such bus')
+    const t = check(RELEASED_AT_MS, { wait: { until: () => Promise.reject(cause), limitMs: 5000 } })
+    expect((await expectDpsError(t.done, 'CLOCK_BEHIND', 'clock')).cause).toBe(cause)
+  })
+
+  it('says nothing more once the call was cancelled while a function was asked', async () => {
+    let answer = (_: boolean) => {}
+    const until = () => new Promise<boolean>((resolve) => (answer = resolve))
+    const t = check(RELEASED_AT_MS, { wait: { until, limitMs: 5000 } })
+    await Promise.resolve()
+    t.controller.abort('enough')
+    answer(false)
+    await expect(t.done).rejects.toBe('enough')
+    expect(t.waits).toEqual([])
   })
 })

@@ -93,6 +93,19 @@ describe('provisionForever', () => {
     expect(Math.max(...t.clock.sleeps)).toBe(60_000 + 1_800_000)
   })
 
+  it('counts its patience for a refusal apart from that for the network', async () => {
+    const denied = new DpsError('UNAUTHORIZED', 'connect', 'not enrolled yet')
+    const t = setup([...Array.from({ length: 10 }, offline), denied])
+    await provisionForever(t.options)
+    expect(t.clock.sleeps.at(-1)).toBe(210_000)
+  })
+
+  it('outlasts a way of the caller’s own that meets the network', async () => {
+    const t = setup([new DpsError('TRANSPORT_FAILED', 'tcp', 'refused', { retryable: true })])
+    await provisionForever(t.options)
+    expect(t.own.opens).toBe(2)
+  })
+
   it('never comes back sooner than the service asked', async () => {
     const t = setup([new DpsError('THROTTLED', 'register', 'busy', { retryAfterMs: 90_000 })])
     await provisionForever(t.options)
@@ -103,6 +116,7 @@ describe('provisionForever', () => {
     const t = setup([new DpsError('CREDENTIAL_KEY_MISMATCH', 'config', 'another key')])
     await expectDpsError(provisionForever(t.options), 'CREDENTIAL_KEY_MISMATCH', 'config')
     await expectDpsError(provisionForever({ ...t.options, idScope: '' }), 'OPTION_INVALID', 'config')
+    await expectDpsError(provisionForever(undefined as never), 'OPTION_INVALID', 'config')
     expect(t.clock.sleeps).toEqual([])
   })
 

@@ -34,7 +34,10 @@ describe('resolveOptions', () => {
   it('takes one port for all transports, or one for each', () => {
     expect(resolveOptions(minimal).portFor('mqtt')).toBeUndefined()
     expect(resolveOptions({ ...minimal, port: 4433 }).portFor('https')).toBe(4433)
-    const { portFor } = resolveOptions({ ...minimal, port: { mqtt: 18_883, https: 4433 } })
+    const { portFor } = resolveOptions({
+      ...minimal,
+      port: { mqtt: 18_883, https: 4433, 'mqtt-ws': undefined } as never,
+    })
     expect([portFor('mqtt'), portFor('https'), portFor('mqtt-ws'), portFor('__proto__')]).toEqual([
       18_883,
       4433,
@@ -117,6 +120,7 @@ describe('resolveOptions', () => {
       'apiVersion',
     ],
     ['a user agent with a line break', { ...minimal, userAgent: 'a\r\nb' }, 'userAgent'],
+    ['no clock', { ...minimal, clock: null }, 'clock'],
     ['a clock without sleep', { ...minimal, clock: { now: () => 0 } }, 'clock'],
     ['a handler that is no function', { ...minimal, onEvent: {} }, 'onEvent'],
     ['a time-out of 0', { ...minimal, timeouts: { tlsMs: 0 } }, 'timeouts.tlsMs'],

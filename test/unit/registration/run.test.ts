@@ -235,16 +235,20 @@ describe('silence', () => {
     expect(t.clock.pending).toBe(0)
   })
 
-  it('of close does not hold the call either', async () => {
+  it('of close does not hold the call either, and the connection is taken away from it', async () => {
+    let destroyed = 0
     const t = setup([], {
       open: async () => ({
         session: { connection: facts, request: async () => assigned, close: () => new Promise(() => {}) },
         registrationId: 'd',
         body: '{}',
+        destroy: () => destroyed++,
       }),
     })
     await turns()
-    t.clock.advance(1000)
+    expect(destroyed).toBe(0)
+    t.clock.advance(250)
+    expect(destroyed).toBe(1)
     await expect(t.running).resolves.toMatchObject({ outcome: { registration: { deviceId: 'd' } } })
   })
 })
@@ -287,6 +291,39 @@ describe('cancelling', () => {
     await turns()
     controller.abort()
     await expectDpsError(t.running, 'CANCELLED', 'register')
+  })
+
+  it.each([
+    ['retry', [json(503, {}), assigned]],
+    ['assigning', [assigning(), assigned]],
+  ] as const)('from the handler of %s ends the wait before it begins', async (type, answers) => {
+    const controller = new AbortController()
+    const t = setup([...answers], {
+      signal: controller.signal,
+      emit: (event) => event.type === type && controller.abort(),
+    })
+    await expectDpsError(t.running, 'CANCELLED', 'register')
+    expect({ sleeps: t.clock.sleeps, requests: t.requests.length }).toEqual({ sleeps: [], requests: 1 })
+  })
+
+  it('from the handler of fallback opens nothing more', async () => {
+    const controller = new AbortController()
+    let opened = 0
+    const blocked = new DpsError('CONNECTION_REFUSED', 'tcp', 'blocked')
+    const t = setup([], {
+      signal: controller.signal,
+      emit: (event) => event.type === 'fallback' && controller.abort(),
+      routes: ['mqtt', 'https'].map((name) => ({
+        name,
+        open: async (scope) => {
+          scope.enter('tcp')
+          opened++
+          throw blocked
+        },
+      })),
+    })
+    await expectDpsError(t.running, 'CANCELLED', 'tcp')
+    expect(opened).toBe(1)
   })
 
   it('in the instant of the assignment wins', async () => {
@@ -388,10 +425,29 @@ describe('several routes', () => {
     ['a refused identity', new DpsError('UNAUTHORIZED', 'connect', '')],
     ['a broken credential', new DpsError('CREDENTIAL_UNREADABLE', 'config', '')],
     ['a wrong clock', new DpsError('CLOCK_BEHIND', 'clock', '')],
+    ['a refused proxy password', new DpsError('PROXY_AUTHENTICATION_REQUIRED', 'proxy', '')],
+    ['a broken connect function', new DpsError('TRANSPORT_FAILED', 'tcp', '')],
   ])('are not tried after %s', async (_, error) => {
     const { tried, routes: all } = routes({ mqtt: [error], https: [] })
     await expectDpsError(setup([], { routes: all }).running, error.code, error.phase)
     expect(tried).toEqual(['mqtt'])
+  })
+
+  it('begin, within a call too, with the one that got through', async () => {
+    const { tried, routes: all } = routes({ mqtt: [blocked(), blocked()], https: [] })
+    const answers: Answer[] = [assigning(), lost(), assigned]
+    const { open } = all[1]!
+    all[1]!.open = async () => {
+      const opened = await open()
+      const request = async () => {
+        const answer = answers.shift()!
+        if (answer instanceof Error || answer === never) throw answer
+        return answer
+      }
+      return { ...opened, session: { ...opened.session, request } as never }
+    }
+    await setup([], { routes: all }).running
+    expect(tried).toEqual(['mqtt', 'https', 'https'])
   })
 
   it('take up a poll where another route left it', async () => {
