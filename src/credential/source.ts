@@ -1,11 +1,13 @@
 import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import { createReadStream } from 'node:fs'
+import { stat } from 'node:fs/promises'
 import { DpsError } from '../errors.ts'
+import { printable } from '../printable.ts'
 
 /** A value, or a function that is asked for it on every connection. */
 export type Readable<T> = T | (() => T | Promise<T>)
 
-// Far above any chain; a path that leads to a disk image or an endless device is found before it is parsed.
+// Far above any chain; a path that leads to a disk image is found before that fills the memory.
 const MAX_MATERIAL_BYTES = 1024 * 1024
 
 /** Asks a source anew. */
@@ -32,13 +34,13 @@ export function fromValue<T extends string | Uint8Array | readonly unknown[]>(
   }
 }
 
-/** A source that reads a file. */
+/** A source that reads a regular file of at most 1 MiB. */
 export function fromFile(path: string | URL, field: string): Read<Buffer> {
   return async () => {
-    let content: Buffer
     try {
-      content = await readFile(path)
+      return await readBounded(path, field)
     } catch (cause) {
+      if (DpsError.is(cause)) throw cause
       if (mayBeKey(path)) {
         // Neither the path nor the cause, which repeats it.
         throw new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${reasonOf(cause)}.`, {
@@ -50,11 +52,22 @@ export function fromFile(path: string | URL, field: string): Read<Buffer> {
         hint: `Check the path in \`${field}\` and that the user this process runs as may read the file.`,
       })
     }
-    if (content.length > MAX_MATERIAL_BYTES) {
-      throw new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${path} is larger than 1 MiB.`)
-    }
-    return content
   }
+}
+
+async function readBounded(path: string | URL, field: string): Promise<Buffer> {
+  const unreadable = (fault: string) =>
+    new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${path} ${fault}.`)
+  // Before it is opened: that alone waits for the writer of a FIFO, and sets some devices going.
+  const stats = await stat(path)
+  if (stats.isDirectory()) throw unreadable('is a directory')
+  if (!stats.isFile()) throw unreadable('is not a regular file')
+  const chunks: Buffer[] = []
+  // `end` is included: one byte more than allowed tells. The size in `stats` does not: it is 0 for a file of the kernel.
+  for await (const chunk of createReadStream(path, { end: MAX_MATERIAL_BYTES })) chunks.push(chunk)
+  const content = Buffer.concat(chunks)
+  if (content.length > MAX_MATERIAL_BYTES) throw unreadable('is larger than 1 MiB')
+  return content
 }
 
 /** SHA-256, hex, of a list of parts; the length of each goes in, so that no two lists collide. */
@@ -79,7 +92,7 @@ export function checkOptionNames(options: unknown, owner: string, known: readonl
     throw new DpsError(
       'OPTION_INVALID',
       'config',
-      `\`${owner}\` has no option \`${unknown}\`; it has ${names}.`,
+      `\`${owner}\` has no option \`${printable(unknown, 40)}\`; it has ${names}.`,
     )
   }
 }
@@ -116,9 +129,10 @@ export function checkPath(value: unknown, field: string): string | URL {
   throw new DpsError('OPTION_INVALID', 'config', `\`${field}\` must be a path or a file URL.`)
 }
 
-/** Base64 of 16 bytes or more that is not plainly an absolute path. */
+/** What can be base64 of 16 bytes or more. An absolute path is taken for one only where it is as long as most keys. */
 function mayBeKey(path: string | URL): boolean {
-  return typeof path === 'string' && /^(?:[A-Za-z0-9+][A-Za-z0-9+/]{21,}|[A-Za-z0-9+/]{22,}=)=?$/.test(path)
+  const key = /^(?:[A-Za-z0-9+][A-Za-z0-9+/]{21,}|[A-Za-z0-9+/]{40,}|[A-Za-z0-9+/]{22,}=)=?$/
+  return typeof path === 'string' && key.test(path)
 }
 
 // The caller may reuse or wipe its buffer.
@@ -132,6 +146,5 @@ function reasonOf(cause: unknown): string {
   const code = (cause as NodeJS.ErrnoException | undefined)?.code
   if (code === 'ENOENT') return 'does not exist'
   if (code === 'EACCES' || code === 'EPERM') return 'may not be read by this process'
-  if (code === 'EISDIR') return 'is a directory'
   return `could not be read (${code ?? 'unknown error'})`
 }
