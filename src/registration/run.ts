@@ -217,9 +217,8 @@ class Call {
     if (!keep) await this.#close()
     const { clock, retry } = this.#plan
     const ms = delayMs(wait, retry, clock.random())
-    if (ms === 0) return { name: 'waited' }
     // Sleeping until a deadline that is certain to pass first would only delay the news.
-    if (ms >= this.#deadlineAt - clock.monotonic()) {
+    if (ms > 0 && ms >= this.#deadlineAt - clock.monotonic()) {
       const error =
         wait.reason === 'retry'
           ? wait.error
@@ -233,6 +232,7 @@ class Call {
     }
     // A handler of these events, or the close above, may have let the caller cancel while nothing was under way.
     if (this.#stop !== undefined) return { name: 'stopped', error: this.#stop }
+    if (ms === 0) return { name: 'waited' }
     try {
       await this.#phases.run((scope) => clock.sleep(ms, scope.signal))
       return { name: 'waited' }

@@ -519,4 +519,16 @@ describe('progress', () => {
     t.clock.advance(1_000_000)
     expect(t.events).toHaveLength(length)
   })
+
+  it('tells of every repetition, of one without a pause too', async () => {
+    const t = setup([json(503, {}), assigning(), assigned], {
+      clock: testClock({ random: () => 0 }),
+      retry: { ...retry, pollIntervalMs: 0 },
+    })
+    await t.running
+    expect(t.events.filter(({ type }) => !type.startsWith('phase'))).toMatchObject([
+      { type: 'retry', step: 'register', attempt: 1, delayMs: 0, error: { code: 'SERVICE_UNAVAILABLE' } },
+      { type: 'assigning', operationId: 'op-1', delayMs: 0 },
+    ])
+  })
 })
