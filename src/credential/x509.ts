@@ -1,6 +1,9 @@
 import { createPrivateKey, type KeyObject, type X509Certificate } from 'node:crypto'
+import { printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
+import { isoTime } from '../iso-time.ts'
 import type { PemInput } from '../options/options.ts'
+import { printable } from '../printable.ts'
 import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '../protocol/registration-id.ts'
 import type { Credential, CurveName, Identity, TlsIdentity } from './credential.ts'
 import { readCertificates, readPrivateKey, unreadable } from './pem.ts'
@@ -323,7 +326,7 @@ function registrationIdOf(leaf: X509Certificate, expected: string | undefined): 
   const fault = registrationIdFault(name)
   if (fault !== undefined) {
     throw nameMismatch(
-      `The CN of the device certificate is the registration id, and ${JSON.stringify(shorten(name))} ${fault}.`,
+      `The CN of the device certificate is the registration id, and ${JSON.stringify(printable(name))} ${fault}.`,
     )
   }
   if (expected !== undefined && !sameRegistrationId(expected, name)) {
@@ -375,20 +378,8 @@ function checkDates(periods: readonly Period[], nowMs: number): void {
   }
 }
 
-function isoTime(ms: number): string {
-  const time = new Date(ms)
-  return Number.isNaN(time.getTime()) ? `${ms} ms` : time.toISOString()
-}
-
-// One line and of bounded length: this goes into messages, and a subject may hold anything.
 function nameOf({ subject }: { subject?: string }): string {
-  const line = (subject ?? '').replace(/\s*\n\s*/g, ', ')
-  if (line === '') return 'no subject'
-  return shorten(line)
-}
-
-function shorten(text: string): string {
-  return text.length > 200 ? `${text.slice(0, 200)}…` : text
+  return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 
 function partsOf(input: PemInput): readonly (string | Uint8Array)[] {

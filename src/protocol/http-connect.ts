@@ -4,9 +4,9 @@ import { parseRetryAfter } from './retry-after.ts'
 /** All heads of one answer together, interim ones included, in bytes. Real ones have a few hundred. */
 export const MAX_CONNECT_HEAD_BYTES = 16_384
 
-/** `host:port` as HTTP writes it: an IPv6 address in brackets (RFC 3986 §3.2.2). */
-export function authority(host: string, port: number): string {
-  return `${host.includes(':') ? `[${host}]` : host}:${port}`
+/** `host:port` as HTTP writes it: an IPv6 address in brackets, no port where it is the scheme's own (RFC 3986 §3.2). */
+export function authority(host: string, port: number | undefined): string {
+  return `${host.includes(':') ? `[${host}]` : host}${port === undefined ? '' : `:${port}`}`
 }
 
 /**

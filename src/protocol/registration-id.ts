@@ -15,14 +15,14 @@ export function registrationIdFault(value: string): string | undefined {
   if (value === '') return 'is empty'
   const foreign = FOREIGN_CHARACTER.exec(value)
   if (foreign !== null) {
-    return `contains ${printable(foreign[0])} at position ${foreign.index + 1}; allowed are letters, digits and - . _ :`
+    return `contains ${named(foreign[0])} at position ${foreign.index + 1}; allowed are letters, digits and - . _ :`
   }
   if (value.length > MAX_REGISTRATION_ID_LENGTH) {
     return `has ${value.length} characters; at most ${MAX_REGISTRATION_ID_LENGTH} are allowed`
   }
   const last = value.slice(-1)
   if ('._:'.includes(last))
-    return `ends with ${printable(last)}; the last character must be a letter, a digit or -`
+    return `ends with ${named(last)}; the last character must be a letter, a digit or -`
   return undefined
 }
 
@@ -55,7 +55,7 @@ function foldCase(value: string): string {
 }
 
 // Control and invisible characters are what a person cannot find by looking at the message.
-function printable(character: string): string {
+function named(character: string): string {
   const point = character.codePointAt(0)!
   const visible = point > 0x20 && point < 0x7f
   return visible ? `"${character}"` : `U+${point.toString(16).toUpperCase().padStart(4, '0')}`

@@ -1,5 +1,6 @@
 import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
 import { printable } from '../printable.ts'
+import { sameRegistrationId } from './registration-id.ts'
 import { parseRetryAfter } from './retry-after.ts'
 import { classifyFailure, classifyRefusal, type Refusal } from './status.ts'
 import { checkOperationId } from './wire.ts'
@@ -17,15 +18,21 @@ export interface RawReply {
 
 /** `DeviceRegistrationResult` of an assigned device, checked field by field. */
 export interface DeviceRegistration {
+  /** In the spelling of the credential. */
   readonly registrationId: string
+  /** May differ from the registration id (individual enrollments). */
   readonly deviceId: string
+  /** Host name of the IoT hub, as the service spells it. */
   readonly assignedHub: string
   readonly status: 'assigned'
+  /** `initialAssignment`, `deviceDataMigrated`, `deviceDataReset`, `reprovisionedToInitialAssignment`, or newer. */
   readonly substatus: string | undefined
+  /** What a custom allocation function returned. */
   readonly payload: Readonly<Record<string, unknown>> | undefined
   readonly etag: string | undefined
   readonly createdAt: Date | undefined
   readonly lastUpdatedAt: Date | undefined
+  /** Raw; absent means `classic`. */
   readonly connectionProfile: string | undefined
 }
 
@@ -114,7 +121,7 @@ export function parseLookup(
   if (typeof body.status !== 'string' || body.status === '') throw malformed('carries no status')
   const status = printable(body.status.toLowerCase(), 40)
   const assigned = status === 'assigned' ? registration(body, context) : undefined
-  checkRegistrationId(body.registrationId, context)
+  checkSameDevice(body.registrationId, context)
   return {
     kind: 'found',
     record: {
@@ -129,8 +136,8 @@ export function parseLookup(
   }
 }
 
-function checkRegistrationId(value: unknown, context: ReplyContext): void {
-  if (typeof value !== 'string' || value.toLowerCase() === context.registrationId.toLowerCase()) return
+function checkSameDevice(value: unknown, context: ReplyContext): void {
+  if (typeof value !== 'string' || sameRegistrationId(value, context.registrationId)) return
   throw malformed(`is about another device: "${printable(value, 140)}", not "${context.registrationId}"`)
 }
 
@@ -157,7 +164,7 @@ function registration(value: unknown, context: ReplyContext): DeviceRegistration
   if (!/^[A-Za-z0-9\-._:%*?!(),=@$']{1,128}$/.test(deviceId)) {
     throw malformed(`carries a deviceId that no hub takes: "${printable(deviceId, 140)}"`)
   }
-  checkRegistrationId(value.registrationId, context)
+  checkSameDevice(value.registrationId, context)
   return {
     registrationId: context.registrationId,
     deviceId,

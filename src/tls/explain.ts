@@ -1,8 +1,9 @@
 import type { X509Certificate } from 'node:crypto'
+import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
+import { isoTime } from '../iso-time.ts'
 import { printable } from '../printable.ts'
 import type { ConnectReply } from '../protocol/http-connect.ts'
-import { commonName, printableName } from './distinguished-name.ts'
 import { describeTop, type PresentedChain } from './identity.ts'
 import type { HttpProxy } from './proxy.ts'
 import type { TrustAnchor } from './trust.ts'
@@ -149,19 +150,15 @@ function outOfDate(
   cause: unknown,
   certificate: X509Certificate | undefined,
 ): DpsError {
-  const device = `this device believes it is ${isoDate(nowMs)}`
+  const device = `this device believes it is ${isoTime(nowMs)}`
   if (certificate === undefined) return new DpsError(code, phase, device, { cause })
   const which =
     certificate === presented.certificates[0]
       ? 'the server certificate'
       : `the certificate "${printableName(certificate.subject)}" in the server’s chain`
-  const from = isoDate(Date.parse(certificate.validFrom))
-  const to = isoDate(Date.parse(certificate.validTo))
+  const from = isoTime(Date.parse(certificate.validFrom))
+  const to = isoTime(Date.parse(certificate.validTo))
   return new DpsError(code, phase, `${device}; ${which} is valid ${from} to ${to}`, { cause })
-}
-
-function isoDate(ms: number): string {
-  return Math.abs(ms) <= 8.64e15 ? new Date(ms).toISOString().replace('.000Z', 'Z') : '(no date)'
 }
 
 /** Node's names of OpenSSL's verification results. */

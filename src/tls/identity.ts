@@ -1,9 +1,9 @@
 import type { X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import { printable } from '../printable.ts'
-import { commonName, printableName } from './distinguished-name.ts'
 import type { TrustAnchor } from './trust.ts'
 
 /** More than any real chain has; what lies beyond is not looked at, so a hostile chain buys no work. */

@@ -1,11 +1,11 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import tls from 'node:tls'
+import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import type { PemInput, TrustOptions } from '../options/options.ts'
 import { refuseUnknown } from '../options/resolve.ts'
 import { printable } from '../printable.ts'
-import { commonName, printableName } from './distinguished-name.ts'
 import { BUNDLED_ROOTS } from './roots.ts'
 
 /** A root that may end a server's chain. */

@@ -4,6 +4,7 @@ import type { TLSSocket } from 'node:tls'
 import WebSocket from 'ws'
 import { DpsError, type DpsPhase } from '../../errors.ts'
 import { printable } from '../../printable.ts'
+import { authority } from '../../protocol/http-connect.ts'
 import { parseRetryAfter } from '../../protocol/retry-after.ts'
 import { classifyRefusal } from '../../protocol/status.ts'
 import type { TransportContext } from '../transport.ts'
@@ -49,7 +50,6 @@ export class WebSocketStream extends EventEmitter implements ByteStream {
     socket.on('error', (error) => this.emit('error', error))
     socket.on('end', () => this.emit('end'))
     socket.on('close', () => this.emit('close'))
-    const authority = `${host.includes(':') ? `[${host}]` : host}${port === undefined ? '' : `:${port}`}`
     const options = {
       createConnection: () => socket,
       finishRequest: (request: ClientRequest) => this.#request(request),
@@ -60,7 +60,7 @@ export class WebSocketStream extends EventEmitter implements ByteStream {
       perMessageDeflate: false,
       maxPayload: maxReplyBytes + MESSAGE_HEADROOM_BYTES,
     }
-    this.#webSocket = new WebSocket(`wss://${authority}${PATH}`, SUB_PROTOCOL, options)
+    this.#webSocket = new WebSocket(`wss://${authority(host, port)}${PATH}`, SUB_PROTOCOL, options)
     this.#webSocket.on('error', (error) => this.emit('error', error))
     this.#webSocket.on('unexpected-response', (_, response) => this.emit('error', refusal(response)))
     this.#webSocket.on('open', () => this.#opened())

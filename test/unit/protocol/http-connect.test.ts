@@ -28,6 +28,7 @@ describe('connectRequest', () => {
 
   it('puts an IPv6 address in brackets', () => {
     expect(authority('2001:db8::1', 443)).toBe('[2001:db8::1]:443')
+    expect(authority('2001:db8::1', undefined)).toBe('[2001:db8::1]')
     expect(connectRequest('::1', 443)).toBe('CONNECT [::1]:443 HTTP/1.1\r\nHost: [::1]:443\r\n\r\n')
   })
 

@@ -175,6 +175,18 @@ describe('a reply that says assigned', () => {
       'parse',
     )
   })
+
+  it('refuses the assignment of a device whose id only Unicode takes for this one', async () => {
+    // The Kelvin sign, which `toLowerCase` makes a `k`.
+    const registrationState = { ...state, registrationId: 'sensor-\u212a' }
+    const context = { ...polling, registrationId: 'sensor-k' }
+    await expectDpsError(
+      () => parseReply(raw(200, { ...assigned, registrationState }), context),
+      'REPLY_MALFORMED',
+      'parse',
+    )
+    await expectDpsError(() => parseLookup(raw(200, registrationState), context), 'REPLY_MALFORMED', 'parse')
+  })
 })
 
 describe('a 200 that carries a failure', () => {

@@ -1,4 +1,4 @@
-import { printable } from '../printable.ts'
+import { printable } from './printable.ts'
 
 /** A subject or issuer as Node gives it (one attribute a line), on one line and safe to print. */
 export function printableName(name: string | undefined): string {
