@@ -1,6 +1,7 @@
 import { access } from 'node:fs/promises'
 import type { Clock } from './clock.ts'
 import { DpsError } from './errors.ts'
+import { isoTime } from './iso-time.ts'
 import { RELEASED_AT_MS } from './release.ts'
 
 export interface ClockCheck {
@@ -100,8 +101,4 @@ function notSynchronised(nowMs: number, limitMs: number): DpsError {
     'clock',
     `the clock (${isoTime(nowMs)}) was not synchronised within ${limitMs} ms`,
   )
-}
-
-function isoTime(ms: number): string {
-  return Math.abs(ms) <= 8.64e15 ? new Date(ms).toISOString().replace('.000Z', 'Z') : 'no date at all'
 }

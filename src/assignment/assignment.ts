@@ -4,23 +4,7 @@ import type { CallResult } from '../registration/run.ts'
 import type { ConnectionFacts } from '../transport/transport.ts'
 
 /** Where a device belongs, and how it was learnt. Frozen; only what a `Date` allows can be changed. */
-export interface Assignment {
-  /** In the spelling of the credential. */
-  readonly registrationId: string
-  /** May differ from the registration id (individual enrollments). */
-  readonly deviceId: string
-  /** Host name of the IoT hub, as the service spells it. */
-  readonly assignedHub: string
-  readonly status: 'assigned'
-  /** `initialAssignment`, `deviceDataMigrated`, `deviceDataReset`, `reprovisionedToInitialAssignment`, or newer. */
-  readonly substatus: string | undefined
-  /** What a custom allocation function returned. */
-  readonly payload: Readonly<Record<string, unknown>> | undefined
-  readonly etag: string | undefined
-  readonly createdAt: Date | undefined
-  readonly lastUpdatedAt: Date | undefined
-  /** Raw; absent means `classic`. */
-  readonly connectionProfile: string | undefined
+export interface Assignment extends DeviceRegistration {
   readonly connection: AssignmentConnection
 }
 

@@ -1,4 +1,5 @@
 import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
+import { isoTime } from '../iso-time.ts'
 import { printable } from '../printable.ts'
 import { sameRegistrationId } from './registration-id.ts'
 import { parseRetryAfter } from './retry-after.ts'
@@ -219,7 +220,7 @@ function skewHint(code: DpsErrorCode, serverTime: Date | undefined, nowMs: numbe
   const skewMs = nowMs - serverTime.getTime()
   if (Math.abs(skewMs) < SUSPICIOUS_SKEW_MS) return undefined
   const by = `${Math.round(Math.abs(skewMs) / 60_000)} minutes ${skewMs < 0 ? 'behind' : 'ahead of'}`
-  return `Set the clock first: this device is ${by} the service, which says it is ${serverTime.toISOString()}.`
+  return `Set the clock first: this device is ${by} the service, which says it is ${isoTime(serverTime.getTime())}.`
 }
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true })
