@@ -466,7 +466,8 @@ describe('a server that lies', () => {
     peer.send(response('unasked'))
     await socketClosed
     const error = await expectDpsError(send(session, QUERY), 'CONNECTION_LOST', 'poll')
-    expect(error.cause).toMatchObject({ code: 'PROTOCOL_VIOLATION' })
+    // From Node 22 on the agent is first to see it between requests, and says nothing.
+    if (!after) expect(error.cause).toMatchObject({ code: 'PROTOCOL_VIOLATION' })
   })
 
   it('with a reply while the token is made', async () => {
