@@ -15,6 +15,9 @@ import { DEVICE_KEY, pki, REGISTRATION_ID, Stage } from '../support/stage.ts'
 
 /** Shortest piece of a secret that counts as having got out, characters. */
 const PIECE = 12
+/** The same for bytes written with something between them: so few characters could be a coincidence. */
+const SPACED_PIECE = 36
+const SPACED_BYTES = /^[\da-f]+[, ][\da-f, ]+$/
 
 /** What must not be found, by name. */
 type Secrets = ReadonlyMap<string, string>
@@ -44,8 +47,9 @@ function say(by: string, value: unknown): void {
 /** Where pieces of secrets were found; the pieces are not repeated. What is in `published` is no secret. */
 function found(secrets: Secrets, published = ''): string[] {
   return [...secrets].flatMap(([name, secret]) => {
-    const pieces = Array.from({ length: Math.max(1, secret.length - PIECE + 1) }, (_, i) =>
-      secret.slice(i, i + PIECE),
+    const length = SPACED_BYTES.test(secret) ? SPACED_PIECE : PIECE
+    const pieces = Array.from({ length: Math.max(1, secret.length - length + 1) }, (_, i) =>
+      secret.slice(i, i + length),
     ).filter((piece) => !published.includes(piece))
     return said
       .filter(({ text }) => pieces.some((piece) => text.includes(piece)))
