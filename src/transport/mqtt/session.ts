@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomFillSync } from 'node:crypto'
 import { DpsError, type DpsPhase } from '../../errors.ts'
 import { printable } from '../../printable.ts'
 import {
@@ -141,7 +141,7 @@ export class MqttSession implements TransportSession {
     stream: ByteStream,
     connection: ConnectionFacts,
     context: SessionContext,
-    requestIdPrefix: string = randomBytes(4).toString('hex'),
+    requestIdPrefix: string = nextRequestIdPrefix(),
   ): Promise<MqttSession> {
     return new MqttSession(stream, connection, context, requestIdPrefix).#open()
   }
@@ -184,7 +184,7 @@ export class MqttSession implements TransportSession {
     if (this.#stream.destroyed) this.#lose('was closed')
     if (!this.#isClosed()) {
       this.#stream.on('data', (chunk) => this.#read(chunk))
-      void this.#connect()
+      this.#connect()
     }
     return opened
   }
@@ -256,10 +256,20 @@ export class MqttSession implements TransportSession {
     return this.#gone
   }
 
-  async #connect(): Promise<void> {
+  #connect(): void {
     try {
-      const password = await this.#context.token()
-      if (this.#isClosed()) return
+      this.#context.token().then(
+        (password) => this.#begin(password),
+        (error: unknown) => this.#fail(error),
+      )
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #begin(password: string | undefined): void {
+    if (this.#isClosed()) return
+    try {
       const connect = encodeConnect({
         clientId: mqttClientId(this.#context.registrationId),
         userName: mqttUserName(this.#context),
@@ -336,7 +346,9 @@ export class MqttSession implements TransportSession {
         break
       case 'publish':
         // May come before SUBACK (section 3.8.4): answering nobody, unless a request went out with CONNECT.
-        if (this.#requestId !== '') this.#reply(packet.topic, packet.payload)
+        if (this.#requestId !== '' && packet.topic.startsWith(RESPONSE_PREFIX)) {
+          this.#reply(packet.topic, packet.payload)
+        }
         break
       case 'puback':
       case 'pingresp':
@@ -392,7 +404,6 @@ export class MqttSession implements TransportSession {
   }
 
   #reply(topic: string, payload: Buffer): void {
-    if (!topic.startsWith(RESPONSE_PREFIX)) return
     const response = parseResponseTopic(topic)
     if (response === undefined) {
       this.#answer(
@@ -470,6 +481,21 @@ export class MqttSession implements TransportSession {
   #violation(what: string): DpsError {
     return new DpsError('PROTOCOL_VIOLATION', this.#phase, `the server sent ${what}`)
   }
+}
+
+const PREFIX_BYTES = 4
+const prefixes = Buffer.alloc(64 * PREFIX_BYTES)
+let prefixesUsed = prefixes.length
+
+/** No secret, so drawn many at a time: a draw costs more than all else that a request does. */
+function nextRequestIdPrefix(): string {
+  if (prefixesUsed === prefixes.length) {
+    randomFillSync(prefixes)
+    prefixesUsed = 0
+  }
+  const at = prefixesUsed
+  prefixesUsed += PREFIX_BYTES
+  return prefixes.toString('hex', at, prefixesUsed)
 }
 
 function subscribePacket(): Buffer {
