@@ -175,6 +175,8 @@ class Call {
         this.#suspectPipelining(index, event.error)
         if (this.#stop !== undefined) break
         event = await this.#attempt('open-failed', (scope) => this.#open(route, scope))
+        // The same without: that was not why.
+        if (event.name === 'open-failed' && mayBeRefusedPipelining(event.error)) this.#suspect = undefined
       }
       if (event.name === 'opened') {
         this.#route = index

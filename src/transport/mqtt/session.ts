@@ -207,12 +207,12 @@ export class MqttSession implements TransportSession {
         hint: 'Wait for the reply to the request before, or open a second session.',
       })
     }
+    const early = this.#early
+    this.#early = undefined
     if (signal.aborted) {
       this.#fail(signal.reason)
       throw signal.reason
     }
-    const early = this.#early
-    this.#early = undefined
     if (early !== undefined && isSame(early, request)) return this.#await(signal)
     if (this.#isClosed()) {
       throw new DpsError('CONNECTION_LOST', phase, 'the connection had ended before the request', {
