@@ -16,6 +16,7 @@ export type {
   ConnectFunction,
   ConnectTarget,
   DpsEvent,
+  MqttOptions,
   PemInput,
   ProvisioningClientOptions,
   ProxyOptions,
