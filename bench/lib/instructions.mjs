@@ -1,12 +1,12 @@
 // Instructions as callgrind counts them: the one measure of this suite that another run repeats.
 
-import { commandOf } from './interleave.mjs'
+import { startWorker } from './interleave.mjs'
 import { hasProgram, pinning, run } from './process.mjs'
 import { summarize } from './stats.mjs'
 
 /** @returns {string | undefined} why instructions cannot be counted here */
 export const whyNotCounted = () =>
-  hasProgram('valgrind')
+  hasProgram('valgrind') && hasProgram('vgdb')
     ? undefined
     : 'valgrind is not installed (Debian, Ubuntu: apt-get install valgrind), so instructions are not counted'
 
@@ -39,36 +39,67 @@ export async function twoAtATime(tasks) {
   return results
 }
 
+/** All that the threads of a process have executed while they were counted. */
+export function parseStatus(text) {
+  const events = [...text.matchAll(/^events-(\d+): (\d+)$/gm)]
+  if (events.length === 0) throw new Error(`callgrind told no state: ${text.trim().slice(-500)}`)
+  return events.reduce((sum, [, , count]) => sum + Number(count), 0)
+}
+
+/** A command for a process that runs under valgrind; what it answers. */
+async function tell(pid, ...command) {
+  const { stdout } = await run(['vgdb', `--pid=${pid}`, ...command], { role: 'anywhere', timeoutMs: 60_000 })
+  return stdout
+}
+
 /**
- * Instructions per operation of warm work: the same worker with two run lengths, subtracted, so that start, warm-up and
- * end cancel out. Below some 3 000 operations V8 still compiles, which would count as work.
+ * Instructions per operation of warm work, in blocks of one process: the state of the counters after a block less that
+ * before it, so that start, warm-up and end do not count. While it warms up, the process runs under valgrind without
+ * being counted, several times faster.
+ *
+ * `warmUp` has to be long enough for V8 to have compiled what it will: of handshakes, 3 000. At 1 000 the optimising
+ * compiler is still at work, and its instructions count too, because all threads do.
  *
  * @param {object} options
  * @param {readonly import('./interleave.mjs').Variant[]} options.variants
  * @param {string} [options.sceneFile]
- * @param {readonly [number, number]} [options.lengths] Default 3 000 and 4 000
+ * @param {number} [options.warmUp] operations. Default 3 000
+ * @param {number} [options.ops] operations per block. Default 100
+ * @param {number} [options.blocks] Default 4
  * @param {(text: string) => void} [options.say]
- * @returns {Promise<Map<string, { perOperation: number, collected: readonly number[], lengths: readonly number[] }>>}
- *   by the variants' names
+ * @returns {Promise<Map<string, import('./stats.mjs').Summary>>} per operation, by the variants' names
  */
-export async function warmInstructions({ variants, sceneFile, lengths = [3000, 4000], say = () => {} }) {
-  const tasks = variants.flatMap((variant) =>
-    [...lengths].reverse().map((ops) => async (core) => {
-      const command = [...CALLGRIND, ...commandOf(variant, sceneFile), '--ops', String(ops)]
-      const { stderr } = await run(command, { core, env: variant.env ?? {}, timeoutMs: 1_800_000 })
-      const count = parseCollected(stderr)
-      say(`${variant.name}: ${ops} operations, ${(count / 1e6).toFixed(0)} M instructions`)
-      return count
-    }),
-  )
-  const counts = await twoAtATime(tasks)
-  return new Map(
-    variants.map(({ name }, index) => {
-      const [long, short] = counts.slice(2 * index, 2 * index + 2)
-      const perOperation = (long - short) / (lengths[1] - lengths[0])
-      return [name, { perOperation, collected: [short, long], lengths }]
-    }),
-  )
+export async function warmInstructions(options) {
+  const { variants, sceneFile, warmUp = 3000, ops = 100, blocks = 4, say = () => {} } = options
+  const tasks = variants.map((variant) => async (core) => {
+    const under = [...CALLGRIND, '--instr-atstart=no']
+    const worker = await startWorker(variant, { sceneFile, core, under, stderr: 'ignore' })
+    const { pid } = worker.child
+    try {
+      // What is compiled native is warm at once.
+      await worker.block(variant.command === undefined ? warmUp : 20)
+      await tell(pid, 'instrumentation', 'on')
+      // Switching it on throws away what valgrind has translated; nothing of that is counted, but let it settle.
+      await worker.block(10)
+      const samples = []
+      let before = parseStatus(await tell(pid, 'status', 'internal'))
+      for (let i = 0; i < blocks; i++) {
+        await worker.block(ops)
+        const after = parseStatus(await tell(pid, 'status', 'internal'))
+        samples.push((after - before) / ops)
+        before = after
+      }
+      const summary = summarize(samples)
+      say(
+        `${variant.name}: ${(summary.median / 1e6).toFixed(3)} M instructions (${samples.map((sample) => (sample / 1e6).toFixed(3)).join(', ')})`,
+      )
+      return summary
+    } finally {
+      await worker.end()
+    }
+  })
+  const summaries = await twoAtATime(tasks)
+  return new Map(variants.map(({ name }, index) => [name, summaries[index]]))
 }
 
 /**
