@@ -81,7 +81,7 @@ export async function run({ quick, instructions, folder, server, say }) {
     measured[id] =
       a === undefined || b === undefined
         ? { note: `needs \`--instructions\`${whyNotCounted() === undefined ? '' : ' and valgrind'}; ${cpu}` }
-        : { value: a.median / b.median, note: cpu }
+        : { value: a.perOperation / b.perOperation, note: cpu }
   }
 
   const row = (contender) => {
@@ -96,8 +96,8 @@ export async function run({ quick, instructions, folder, server, say }) {
         `${(100 * cpuMicros.spread).toFixed(0)} %`,
         perSecond.median,
         floor === undefined ? undefined : cpuMicros.median / outcomes.get(floor.name).cpuMicros.median,
-        own === undefined ? undefined : `${(own.median / 1e6).toFixed(2)} M`,
-        own === undefined || floors === undefined ? undefined : own.median / floors.median,
+        own === undefined ? undefined : `${(own.perOperation / 1e6).toFixed(2)} M`,
+        own === undefined || floors === undefined ? undefined : own.perOperation / floors.perOperation,
       ],
     }
   }
@@ -148,7 +148,7 @@ export async function run({ quick, instructions, folder, server, say }) {
       title: 'Bytes of one handshake, EC P-256',
       columns: ['Client', 'ClientHello', 'Sent', 'Received'],
       rows: bytes.map(({ label, clientHello, up, down }) => [label, clientHello, up, down]),
-      note: 'Above TCP, counted by a relay; with the device certificate alone. The same ticket size in every resumed row.',
+      note: 'Above TCP, counted by a relay; with the device certificate alone.',
     },
   ]
 
@@ -355,7 +355,7 @@ function charts(wanted, outcomes, counted) {
     const { median, lowerQuartile, upperQuartile } = outcomes.get(name).cpuMicros
     return { value: median, low: lowerQuartile, high: upperQuartile }
   }
-  const instructions = ({ name }) => ({ value: (counted.get(name)?.median ?? 0) / 1e6 })
+  const instructions = ({ name }) => ({ value: (counted.get(name)?.perOperation ?? 0) / 1e6 })
   const list = []
   for (const group of ['full', 'resumed']) {
     const heading = `${group === 'full' ? 'Full' : 'Resumed'}, EC P-256`

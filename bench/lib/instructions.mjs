@@ -53,53 +53,67 @@ async function tell(pid, ...command) {
 }
 
 /**
- * Instructions per operation of warm work, in blocks of one process: the state of the counters after a block less that
- * before it, so that start, warm-up and end do not count. While it warms up, the process runs under valgrind without
- * being counted, several times faster.
+ * Instructions per operation of warm work: those after `lengths[0]` operations and before the end of `lengths[1]`, so that
+ * start, warm-up and end do not count. One process does both: the counters are read in between, and until the first
+ * length it runs under valgrind without being counted, several times faster than with.
  *
- * `warmUp` has to be long enough for V8 to have compiled what it will: of handshakes, 3 000. At 1 000 the optimising
- * compiler is still at work, and its instructions count too, because all threads do.
+ * The first length has to be long enough for V8 to have compiled what it will: of handshakes, about 3 000. At 1 000 the
+ * optimising compiler is still at work, and its instructions count too, because those of all threads do. The difference
+ * has to be long enough for the garbage collector to have its share: some hundreds.
+ *
+ * @typedef {object} WarmCount
+ * @property {number} perOperation
+ * @property {readonly [number, number]} lengths
+ * @property {readonly number[]} blocks the same figure of each part, for the spread
  *
  * @param {object} options
  * @param {readonly import('./interleave.mjs').Variant[]} options.variants
  * @param {string} [options.sceneFile]
- * @param {number} [options.warmUp] operations. Default 3 000
- * @param {number} [options.ops] operations per block. Default 100
- * @param {number} [options.blocks] Default 4
+ * @param {readonly [number, number]} [options.lengths] Default 3 000 and 3 600
  * @param {(text: string) => void} [options.say]
- * @returns {Promise<Map<string, import('./stats.mjs').Summary>>} per operation, by the variants' names
+ * @returns {Promise<Map<string, WarmCount>>} by the variants' names
  */
-export async function warmInstructions(options) {
-  const { variants, sceneFile, warmUp = 3000, ops = 100, blocks = 4, say = () => {} } = options
-  const tasks = variants.map((variant) => async (core) => {
-    const under = [...CALLGRIND, '--instr-atstart=no']
-    const worker = await startWorker(variant, { sceneFile, core, under, stderr: 'ignore' })
+export async function warmInstructions({ variants, sceneFile, lengths = [3000, 3600], say = () => {} }) {
+  const counts = await twoAtATime(
+    variants.map((variant) => async (core) => {
+      const count = await countWarm(variant, { sceneFile, lengths, core })
+      const { perOperation, blocks } = count
+      const parts = blocks.map((block) => (block / 1e6).toFixed(3)).join(', ')
+      say(`${variant.name}: ${(perOperation / 1e6).toFixed(3)} M instructions (${parts})`)
+      return count
+    }),
+  )
+  return new Map(variants.map(({ name }, index) => [name, counts[index]]))
+}
+
+const BLOCKS = 4
+
+async function countWarm(variant, { sceneFile, lengths, core }) {
+  const under = [...CALLGRIND, '--instr-atstart=no']
+  const worker = await startWorker(variant, { sceneFile, core, under, stderr: 'ignore' })
+  try {
     const { pid } = worker.child
-    try {
-      // What is compiled native is warm at once.
-      await worker.block(variant.command === undefined ? warmUp : 20)
-      await tell(pid, 'instrumentation', 'on')
-      // Switching it on throws away what valgrind has translated; nothing of that is counted, but let it settle.
-      await worker.block(10)
-      const samples = []
-      let before = parseStatus(await tell(pid, 'status', 'internal'))
-      for (let i = 0; i < blocks; i++) {
-        await worker.block(ops)
-        const after = parseStatus(await tell(pid, 'status', 'internal'))
-        samples.push((after - before) / ops)
-        before = after
-      }
-      const summary = summarize(samples)
-      say(
-        `${variant.name}: ${(summary.median / 1e6).toFixed(3)} M instructions (${samples.map((sample) => (sample / 1e6).toFixed(3)).join(', ')})`,
-      )
-      return summary
-    } finally {
-      await worker.end()
+    const read = async () => parseStatus(await tell(pid, 'status', 'internal'))
+    const [warmUp, end] = lengths
+    // What a compiler made beforehand is warm at once.
+    await worker.block(variant.command === undefined ? warmUp : 20)
+    await tell(pid, 'instrumentation', 'on')
+    // Valgrind translates everything anew now. That is not counted, but nothing else need be under way.
+    await worker.block(10)
+    const ops = Math.ceil((end - warmUp) / BLOCKS)
+    const readings = [await read()]
+    for (let i = 0; i < BLOCKS; i++) {
+      await worker.block(ops)
+      readings.push(await read())
     }
-  })
-  const summaries = await twoAtATime(tasks)
-  return new Map(variants.map(({ name }, index) => [name, summaries[index]]))
+    return {
+      perOperation: (readings[BLOCKS] - readings[0]) / (BLOCKS * ops),
+      lengths,
+      blocks: readings.slice(1).map((reading, i) => (reading - readings[i]) / ops),
+    }
+  } finally {
+    await worker.end()
+  }
 }
 
 /**
