@@ -66,7 +66,13 @@ export async function run({ quick, instructions, folder, server, say }) {
   const busy = await atOnce({ scene, sceneFile, quick, say })
   const bytes = await bytesSent({ scene, folder, limit })
   const counted = instructions
-    ? await warmInstructions({ variants: wanted.filter(({ count }) => count), sceneFile, say })
+    ? await warmInstructions({
+        variants: wanted.filter(({ count }) => count),
+        sceneFile,
+        say,
+        // Too short for V8 to have compiled anything: it shows that counting works.
+        ...(quick ? { lengths: [20, 60] } : {}),
+      })
     : new Map()
   const [oneClient, ours] = ['again, EC P-256: one client', 'full, EC P-256: ours']
   if (counted.has(ours)) counted.set(oneClient, counted.get(ours))
@@ -80,10 +86,14 @@ export async function run({ quick, instructions, folder, server, say }) {
     const [a, b] = [counted.get(above), counted.get(below)]
     const [cpuA, cpuB] = [outcomes.get(above), outcomes.get(below)]
     const cpu = `CPU, median: ${(cpuA.cpuMicros.median / cpuB.cpuMicros.median).toFixed(2)}`
+    const why = quick ? 'a quick run' : (whyNotCounted() ?? 'needs `--instructions`')
     measured[id] =
-      a === undefined || b === undefined
-        ? { note: `${whyNotCounted() ?? 'needs `--instructions`'}; ${cpu}` }
-        : { value: a.perOperation / b.perOperation, note: cpu }
+      a === undefined || b === undefined || quick
+        ? { note: `${why}; ${cpu}` }
+        : {
+            value: a.perOperation / b.perOperation,
+            note: `main thread: ${(a.mainThread / b.mainThread).toFixed(2)}; ${cpu}`,
+          }
   }
 
   const figures = (contender) => {
@@ -98,9 +108,11 @@ export async function run({ quick, instructions, folder, server, say }) {
       floor === undefined ? undefined : cpuMicros.median / outcomes.get(floor.name).cpuMicros.median,
       own === undefined ? undefined : `${(own.perOperation / 1e6).toFixed(2)} M`,
       own === undefined || floors === undefined ? undefined : own.perOperation / floors.perOperation,
+      own === undefined ? undefined : `${(own.mainThread / 1e6).toFixed(2)} M`,
+      own === undefined || floors === undefined ? undefined : own.mainThread / floors.mainThread,
     ]
   }
-  const FIGURES = ['CPU µs, median', 'min', 'spread', 'per s', '×', 'Instructions', '×']
+  const FIGURES = ['CPU µs, median', 'min', 'spread', 'per s', '×', 'Instructions', '×', 'main thread', '×']
   const table = (group, heading, columns, note) => ({
     title: heading,
     columns: [...columns, ...FIGURES],
@@ -115,7 +127,7 @@ export async function run({ quick, instructions, folder, server, say }) {
       'full',
       'Full',
       ['Client key', 'Client'],
-      `${SUITES[0]}, X25519. ${samples}.${limit.openssl ? ` C: ${limit.openssl}.` : ''} Spread: the distance between the quartiles, as a share of the median.`,
+      `${SUITES[0]}, X25519. ${samples}.${limit.openssl ? ` C: ${limit.openssl}.` : ''} Spread: the distance between the quartiles, as a share of the median. Instructions are those of all threads, then of the main thread alone: the rest is V8's helpers, the garbage collector's mostly.`,
     ),
     table('resumed', 'Resumed by ticket', ['Client key', 'Client']),
     table(
