@@ -1,0 +1,54 @@
+// A running `bench/service.mjs`.
+
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { start, stop } from './process.mjs'
+
+const program = fileURLToPath(new URL('../service.mjs', import.meta.url))
+
+/**
+ * @typedef {object} Service
+ * @property {object} scene what every client of bench/clients is told, but for the device
+ * @property {Record<'ec' | 'rsa' | 'sas', object>} devices the identity to tell it
+ * @property {string | undefined} noFixedPorts why it does not listen on the ports that Microsoft's client dials
+ * @property {(options: { polls?: number, hold?: boolean, fixedPorts?: boolean, count?: boolean }) => Promise<void>}
+ *   restart `polls`: 0 answers at once; `hold`: never answers a register request; `count`: counts packets
+ * @property {() => Promise<{ cpuMicros: number, packets: { in: number, out: number }, openConnections: number }>} usage
+ *   since the last restart
+ * @property {() => Promise<void>} stop
+ */
+
+/**
+ * @param {string} folder for the roots and the devices' files
+ * @returns {Promise<Service>}
+ */
+export async function startService(folder) {
+  const child = start([process.execPath, program, folder], {
+    role: 'server',
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  const died = new Promise((_, reject) =>
+    child.once('exit', (code) => reject(new Error(`the service ended with ${code}`))),
+  )
+  died.catch(() => undefined)
+  const answer = async () => {
+    const [message] = await Promise.race([once(child, 'message'), died])
+    if (message.error !== undefined) throw new Error(message.error)
+    return message
+  }
+  const { scene, devices, fixedPorts, reason } = await answer()
+  return {
+    scene,
+    devices,
+    noFixedPorts: fixedPorts ? undefined : `ports 8883 and 443 of this machine cannot be had (${reason})`,
+    restart: async (options) => {
+      child.send({ start: { fixedPorts, ...options } })
+      await answer()
+    },
+    usage: () => {
+      child.send('usage')
+      return answer()
+    },
+    stop: () => stop(child),
+  }
+}
