@@ -5,9 +5,10 @@
 // It writes the roots and the identities of devices to FOLDER, says on the IPC channel where it listens, and from then
 // on takes one message at a time:
 //
-//     { start: { polls, hold, fixedPorts, count } }  starts the emulator anew, on the same port
-//     'usage'                                        tells what it used and saw since then
+//     { start: { polls, fixedPorts, count } }  starts the emulator anew, on the same port
+//     'usage'                                  tells what it used and saw since then
 //
+// The device `idle` never gets an answer to its register request: connected, subscribed, it waits.
 // Each device presents its leaf alone, which the enrollment group believes through the intermediate that issued it.
 
 import { writeFileSync } from 'node:fs'
@@ -38,17 +39,21 @@ async function certified(registrationId, keyType) {
 const devices = {
   ec: await certified('bench-ec', 'ec-p256'),
   rsa: await certified('bench-rsa', 'rsa-2048'),
+  idle: await certified('bench-idle', 'ec-p256'),
   sas: { registrationId: 'bench-sas', key: undefined },
 }
 
 let emulator
 let port = 0
 let packets
+let registrations = 0
+let held
 let cpu
 
-async function listen({ polls = 0, hold = false, fixedPorts = true, count = false }) {
+async function listen({ polls = 0, fixedPorts = true, count = false }) {
   await emulator?.close()
   packets = { in: 0, out: 0 }
+  registrations = 0
   emulator = await startEmulator({
     pki,
     port: fixedPorts ? [port, ...FIXED_PORTS] : port,
@@ -59,6 +64,7 @@ async function listen({ polls = 0, hold = false, fixedPorts = true, count = fals
     ...(count && {
       onEvent: (event) => {
         if (event.type === 'packet') packets[event.packet.direction]++
+        if (event.type === 'registration') registrations++
       },
     }),
   })
@@ -73,8 +79,12 @@ async function listen({ polls = 0, hold = false, fixedPorts = true, count = fals
     registrationId,
     attestation: { symmetricKey },
   }).primaryKey
-  // The device is connected, has subscribed and asked; the answer never comes.
-  if (hold) emulator.faults.add({ at: 'register-reply', do: 'silence', times: Number.POSITIVE_INFINITY })
+  held = emulator.faults.add({
+    at: 'register-reply',
+    do: 'silence',
+    times: Number.POSITIVE_INFINITY,
+    match: { registrationId: devices.idle.registrationId },
+  })
   cpu = process.cpuUsage()
 }
 
@@ -92,7 +102,13 @@ async function start(options = {}) {
 
 function usage() {
   const { user, system } = process.cpuUsage(cpu)
-  return { cpuMicros: user + system, packets, openConnections: emulator.openConnections }
+  return {
+    cpuMicros: user + system,
+    packets,
+    registrations,
+    waiting: held.hits,
+    openConnections: emulator.openConnections,
+  }
 }
 
 process.on('message', async (message) => {

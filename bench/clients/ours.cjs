@@ -6,7 +6,7 @@
 //
 // A scene: { host, port, address, idScope, roots, device, transport }. `roots` is the name of a PEM file; a device is
 // { registrationId } with `key` (SAS) or with `certFile` and `keyFile` (X.509). Here also `resumption`, `pipelining`
-// (both default false) and `onEvent`.
+// (both default false) and `timeouts`.
 
 const { readFileSync } = require('node:fs')
 const { ProvisioningClient, symmetricKey, x509 } = require('dps-device-client')
@@ -30,7 +30,7 @@ exports.open = (scene) => {
     // A failure is to be seen, not mended.
     retry: { maxAttempts: 1, pollIntervalMs: 0 },
     ...(scene.pipelining && { mqtt: { pipelining: true } }),
-    ...(scene.onEvent && { onEvent: scene.onEvent }),
+    ...(scene.timeouts && { timeouts: scene.timeouts }),
   }
   const client = new ProvisioningClient(options)
   return { register: (call) => client.register(call) }

@@ -7,14 +7,22 @@ import { start, stop } from './process.mjs'
 const program = fileURLToPath(new URL('../service.mjs', import.meta.url))
 
 /**
+ * @typedef {object} ServiceUsage
+ * @property {number} cpuMicros
+ * @property {{ in: number, out: number }} packets
+ * @property {number} registrations
+ * @property {number} waiting requests of the device `idle` that were never answered
+ * @property {number} openConnections
+ */
+
+/**
  * @typedef {object} Service
  * @property {object} scene what every client of bench/clients is told, but for the device
- * @property {Record<'ec' | 'rsa' | 'sas', object>} devices the identity to tell it
+ * @property {Record<'ec' | 'rsa' | 'sas' | 'idle', object>} devices the identity to tell it
  * @property {string | undefined} noFixedPorts why it does not listen on the ports that Microsoft's client dials
- * @property {(options: { polls?: number, hold?: boolean, fixedPorts?: boolean, count?: boolean }) => Promise<void>}
- *   restart `polls`: 0 answers at once; `hold`: never answers a register request; `count`: counts packets
- * @property {() => Promise<{ cpuMicros: number, packets: { in: number, out: number }, openConnections: number }>} usage
- *   since the last restart
+ * @property {(options: { polls?: number, fixedPorts?: boolean, count?: boolean }) => Promise<void>} restart
+ *   `polls`: 0 answers at once; `count`: counts packets and registrations
+ * @property {() => Promise<ServiceUsage>} usage since the last restart
  * @property {() => Promise<void>} stop
  */
 
