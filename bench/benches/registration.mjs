@@ -349,7 +349,10 @@ class RegistrationBench {
       title: 'On the wire',
       columns: ['client', 'key', 'polls', 'round trips', 'packets', 'bytes up', 'bytes down', 'samples'],
       rows,
-      note: 'Round trips from TCP’s own until the caller has its assignment. Bytes above TCP of the whole connection. Packets: MQTT packets, or requests and responses, both ways.',
+      note: [
+        'Round trips from TCP’s own until the caller has its assignment. Bytes above TCP of the whole connection. Packets: MQTT packets, or requests and responses, both ways.',
+        ...Object.entries(this.#missing).map(([name, why]) => `${CLIENTS[name].label} is not here: ${why}.`),
+      ].join(' '),
     })
     const value = (name) => seen[`${name}-ec-0`]
     this.measured['bytes-registration'] = value('ours').up
@@ -361,8 +364,8 @@ class RegistrationBench {
   }
 
   async instructions() {
-    const ours = this.#quick ? [100, 150] : [2000, 2800]
-    const theirs = this.#quick ? [100, 150] : [800, 1200]
+    const ours = this.#quick ? [100, 150] : [1500, 2100]
+    const theirs = this.#quick ? [100, 150] : [500, 800]
     const keys = this.#quick ? ['ec'] : Object.keys(KEYS)
     const rows = []
     for (const key of keys) {

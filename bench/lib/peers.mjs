@@ -17,6 +17,9 @@ const PREPARED = 'DPS_BENCH_PEERS'
  * @property {string} network in words
  */
 
+/** npm itself has written why. */
+const whatFailed = (error) => error.code ?? (error.status ? `npm ended with ${error.status}` : error.message)
+
 /** As the interoperability test installs it, and only where its lock file is newer. */
 function installMicrosoft() {
   const lock = join(root, 'test/interop/package-lock.json')
@@ -56,7 +59,7 @@ export async function preparePeers({ otherNode, wantsOtherNode = false } = {}) {
   try {
     installMicrosoft()
   } catch (error) {
-    peers.noMicrosoft = `Microsoft's client could not be installed: ${error.message.split('\n')[0]}`
+    peers.noMicrosoft = `Microsoft's client could not be installed (${whatFailed(error)})`
   }
   if (otherNode !== undefined) peers.otherNode = otherNode
   else if (!wantsOtherNode) peers.noOtherNode = 'not asked for'
@@ -64,7 +67,7 @@ export async function preparePeers({ otherNode, wantsOtherNode = false } = {}) {
     try {
       peers.otherNode = installNode(22)
     } catch (error) {
-      peers.noOtherNode = `Node 22 could not be installed: ${error.message.split('\n')[0]}`
+      peers.noOtherNode = `Node 22 could not be installed (${whatFailed(error)})`
     }
   }
   const enter = privateNetwork()
