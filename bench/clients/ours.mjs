@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { ProvisioningClient, symmetricKey, x509 } from 'dps-device-client'
 
-const { host, port, address, idScope, roots, transport, device } = JSON.parse(process.argv[2])
+const { host, port, address, idScope, roots, transport, device, timeouts } = JSON.parse(process.argv[2])
 const { registrationId, key, certFile, keyFile } = device
 const client = new ProvisioningClient({
   idScope,
@@ -14,6 +14,7 @@ const client = new ProvisioningClient({
   trust: { roots: 'none', extraRoots: readFileSync(roots) },
   tls: { sessionResumption: false },
   retry: { maxAttempts: 1, pollIntervalMs: 0 },
+  ...(timeouts && { timeouts }),
   credential:
     key !== undefined
       ? symmetricKey({ registrationId, key })

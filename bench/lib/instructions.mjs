@@ -10,7 +10,8 @@ export const whyNotCounted = () =>
     ? undefined
     : 'valgrind is not installed (Debian, Ubuntu: apt-get install valgrind), so instructions are not counted'
 
-const CALLGRIND = ['valgrind', '--tool=callgrind', '--callgrind-out-file=/dev/null']
+// Children too: a command may be a shell script that ends in `exec node`.
+const CALLGRIND = ['valgrind', '--tool=callgrind', '--trace-children=yes', '--callgrind-out-file=/dev/null']
 
 /** The numbers after `Collected` in what callgrind says at the end, of all processes together where it follows children. */
 export function parseCollected(stderr) {
