@@ -1,12 +1,12 @@
 // Instructions as callgrind counts them: the one measure of this suite that another run repeats.
 
-import { commandOf } from './interleave.mjs'
+import { startWorker } from './interleave.mjs'
 import { hasProgram, pinning, run } from './process.mjs'
 import { summarize } from './stats.mjs'
 
 /** @returns {string | undefined} why instructions cannot be counted here */
 export const whyNotCounted = () =>
-  hasProgram('valgrind')
+  hasProgram('valgrind') && hasProgram('vgdb')
     ? undefined
     : 'valgrind is not installed (Debian, Ubuntu: apt-get install valgrind), so instructions are not counted'
 
@@ -40,36 +40,81 @@ export async function twoAtATime(tasks) {
   return results
 }
 
+/** All that the threads of a process have executed while they were counted. */
+export function parseStatus(text) {
+  const events = [...text.matchAll(/^events-(\d+): (\d+)$/gm)]
+  if (events.length === 0) throw new Error(`callgrind told no state: ${text.trim().slice(-500)}`)
+  return events.reduce((sum, [, , count]) => sum + Number(count), 0)
+}
+
+/** A command for a process that runs under valgrind; what it answers. */
+async function tell(pid, ...command) {
+  const { stdout } = await run(['vgdb', `--pid=${pid}`, ...command], { role: 'anywhere', timeoutMs: 60_000 })
+  return stdout
+}
+
 /**
- * Instructions per operation of warm work: the same worker with two run lengths, subtracted, so that start, warm-up and
- * end cancel out. Below some 3 000 operations V8 still compiles, which would count as work.
+ * Instructions per operation of warm work: those after `lengths[0]` operations and before the end of `lengths[1]`, so that
+ * start, warm-up and end do not count. One process does both: the counters are read in between, and until the first
+ * length it runs under valgrind without being counted, several times faster than with.
+ *
+ * The first length has to be long enough for V8 to have compiled what it will: of handshakes, about 3 000. At 1 000 the
+ * optimising compiler is still at work, and its instructions count too, because those of all threads do. The difference
+ * has to be long enough for the garbage collector to have its share: some hundreds.
+ *
+ * @typedef {object} WarmCount
+ * @property {number} perOperation
+ * @property {readonly [number, number]} lengths
+ * @property {readonly number[]} blocks the same figure of each part, for the spread
  *
  * @param {object} options
  * @param {readonly import('./interleave.mjs').Variant[]} options.variants
  * @param {string} [options.sceneFile]
- * @param {readonly [number, number]} [options.lengths] Default 3 000 and 4 000
+ * @param {readonly [number, number]} [options.lengths] Default 3 000 and 3 600
  * @param {(text: string) => void} [options.say]
- * @returns {Promise<Map<string, { perOperation: number, collected: readonly number[], lengths: readonly number[] }>>}
- *   by the variants' names
+ * @returns {Promise<Map<string, WarmCount>>} by the variants' names
  */
-export async function warmInstructions({ variants, sceneFile, lengths = [3000, 4000], say = () => {} }) {
-  const tasks = variants.flatMap((variant) =>
-    [...lengths].reverse().map((ops) => async (core) => {
-      const command = [...CALLGRIND, ...commandOf(variant, sceneFile), '--ops', String(ops)]
-      const { stderr } = await run(command, { core, env: variant.env ?? {}, timeoutMs: 1_800_000 })
-      const count = parseCollected(stderr)
-      say(`${variant.name}: ${ops} operations, ${(count / 1e6).toFixed(0)} M instructions`)
+export async function warmInstructions({ variants, sceneFile, lengths = [3000, 3600], say = () => {} }) {
+  const counts = await twoAtATime(
+    variants.map((variant) => async (core) => {
+      const count = await countWarm(variant, { sceneFile, lengths, core })
+      const { perOperation, blocks } = count
+      const parts = blocks.map((block) => (block / 1e6).toFixed(3)).join(', ')
+      say(`${variant.name}: ${(perOperation / 1e6).toFixed(3)} M instructions (${parts})`)
       return count
     }),
   )
-  const counts = await twoAtATime(tasks)
-  return new Map(
-    variants.map(({ name }, index) => {
-      const [long, short] = counts.slice(2 * index, 2 * index + 2)
-      const perOperation = (long - short) / (lengths[1] - lengths[0])
-      return [name, { perOperation, collected: [short, long], lengths }]
-    }),
-  )
+  return new Map(variants.map(({ name }, index) => [name, counts[index]]))
+}
+
+const BLOCKS = 4
+
+async function countWarm(variant, { sceneFile, lengths, core }) {
+  const under = [...CALLGRIND, '--instr-atstart=no']
+  const worker = await startWorker(variant, { sceneFile, core, under, stderr: 'ignore' })
+  try {
+    const { pid } = worker.child
+    const read = async () => parseStatus(await tell(pid, 'status', 'internal'))
+    const [warmUp, end] = lengths
+    // What a compiler made beforehand is warm at once.
+    await worker.block(variant.command === undefined ? warmUp : 20)
+    await tell(pid, 'instrumentation', 'on')
+    // Valgrind translates everything anew now. That is not counted, but nothing else need be under way.
+    await worker.block(10)
+    const ops = Math.ceil((end - warmUp) / BLOCKS)
+    const readings = [await read()]
+    for (let i = 0; i < BLOCKS; i++) {
+      await worker.block(ops)
+      readings.push(await read())
+    }
+    return {
+      perOperation: (readings[BLOCKS] - readings[0]) / (BLOCKS * ops),
+      lengths,
+      blocks: readings.slice(1).map((reading, i) => (reading - readings[i]) / ops),
+    }
+  } finally {
+    await worker.end()
+  }
 }
 
 /**

@@ -2,7 +2,7 @@
 // else the machine does meets all of them alike.
 
 import { once } from 'node:events'
-import { join } from 'node:path'
+import { resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { start, stop } from './process.mjs'
@@ -36,30 +36,26 @@ const workers = fileURLToPath(new URL('../workers/', import.meta.url))
  */
 
 /** The command that does a variant's operations, for a process of its own. */
-export function commandOf({ worker, params, nodeOptions = [], command }, sceneFile) {
+export function commandOf({ worker, params = {}, nodeOptions = [], command }, sceneFile) {
   if (command !== undefined) return [...command]
-  return [
-    process.execPath,
-    ...nodeOptions,
-    join(workers, worker).startsWith(workers) && !worker.startsWith('/') ? join(workers, worker) : worker,
-    ...(sceneFile === undefined ? [] : ['--scene', sceneFile]),
-    '--params',
-    JSON.stringify(params ?? {}),
-  ]
+  const scene = sceneFile === undefined ? [] : ['--scene', sceneFile]
+  const file = resolve(workers, worker)
+  return [process.execPath, ...nodeOptions, file, ...scene, '--params', JSON.stringify(params)]
 }
 
 /**
  * A variant's process, ready for blocks.
  *
  * @param {Variant} variant
- * @param {{ sceneFile?: string, core?: number }} [options]
+ * @param {{ sceneFile?: string, core?: number, under?: readonly string[], stderr?: 'inherit' | 'ignore' }} [options] `under`:
+ *   a program, with its arguments, that runs the variant's
  */
-export async function startWorker(variant, { sceneFile, core } = {}) {
+export async function startWorker(variant, { sceneFile, core, under = [], stderr = 'inherit' } = {}) {
   const lines = variant.command !== undefined
-  const child = start(commandOf(variant, sceneFile), {
+  const child = start([...under, ...commandOf(variant, sceneFile)], {
     ...(core === undefined ? {} : { core }),
     env: variant.env ?? {},
-    stdio: lines ? ['pipe', 'pipe', 'inherit'] : ['ignore', 'inherit', 'inherit', 'ipc'],
+    stdio: lines ? ['pipe', 'pipe', stderr] : ['ignore', 'inherit', stderr, 'ipc'],
   })
   const died = new Promise((_, reject) => {
     child.once('error', reject)

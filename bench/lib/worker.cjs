@@ -18,13 +18,13 @@ const { readFileSync } = require('node:fs')
  * With `--ops` it does so many operations and ends; otherwise it waits for `{ ops, atOnce }` on the IPC channel and
  * answers with the CPU time and the wall time of each block.
  *
- * @param {(setting: { scene: any, params: any }) => Work | Promise<Work>} setup
+ * @param {(setting: { scene: any, sceneFile: string, params: any }) => Work | Promise<Work>} setup
  */
 exports.serve = async (setup) => {
   const given = {}
   for (let i = 2; i < process.argv.length; i += 2) given[process.argv[i].slice(2)] = process.argv[i + 1]
   const scene = given.scene === undefined ? undefined : JSON.parse(readFileSync(given.scene, 'utf8'))
-  const work = await setup({ scene, params: JSON.parse(given.params ?? '{}') })
+  const work = await setup({ scene, sceneFile: given.scene, params: JSON.parse(given.params ?? '{}') })
   if (given.ops !== undefined) {
     await operations(work, Number(given.ops), Number(given['at-once'] ?? 1))
     if (process.env.BENCH_FACTS) console.log(JSON.stringify(work.facts?.() ?? {}))
