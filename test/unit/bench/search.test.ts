@@ -1,6 +1,5 @@
 import { expect, test } from 'vitest'
-
-const { slope, smallest } = await import(new URL('../../../bench/lib/search.mjs', import.meta.url).href)
+import { slope, smallest } from '../../../bench/lib/search.mjs'
 
 test('a slope is the growth per step, whatever the start', () => {
   expect(

@@ -1,7 +1,5 @@
 import { expect, test } from 'vitest'
-
-const { parseOpened } = await import(new URL('../../../bench/lib/whole-process.mjs', import.meta.url).href)
-const { parseCollected } = await import(new URL('../../../bench/lib/instructions.mjs', import.meta.url).href)
+import { parseOpened } from '../../../bench/lib/whole-process.mjs'
 
 test('a file counts when it was opened, once per open', () => {
   const trace = `\
@@ -21,12 +19,4 @@ test('a call that another thread interrupted counts once, by its outcome', () =>
 11 <... openat resumed>) = -1 ENOENT (No such file or directory)
 `
   expect(parseOpened(trace)).toEqual(['/proc/meminfo'])
-})
-
-test('instructions of several processes are added up', () => {
-  expect(parseCollected('==1== Collected : 120\n==2== Collected : 3\n')).toBe(123)
-})
-
-test('no count is no zero', () => {
-  expect(() => parseCollected('valgrind: node: command not found')).toThrow('no count')
 })
