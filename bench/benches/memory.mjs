@@ -32,7 +32,8 @@ const OURS = { label: 'ours, MQTT', client: 'ours' }
 const OURS_HTTPS = { label: 'ours, HTTPS', client: 'ours', transport: 'https' }
 const BY_HAND = { label: 'MQTT.js by hand', client: 'mqttjs' }
 const BY_HAND_NO_CACHE = { label: 'MQTT.js by hand, no number cache', client: 'mqttjs', writeCache: false }
-const MICROSOFT = { label: "Microsoft's, MQTT", client: 'microsoft' }
+// It gives up after 30 s, whatever it is told: fewer connections, so that the first still waits when the last is there.
+const MICROSOFT = { label: "Microsoft's, MQTT", client: 'microsoft', fewer: 20 }
 
 export async function run({ quick, folder, peers, say }) {
   const service = await startService(folder)
@@ -146,13 +147,22 @@ class MemoryBench {
   }
 
   async idle(subjects) {
-    const [step, steps, warmUp, processes] = this.#quick ? [20, 3, 20, 1] : [50, 10, 400, 3]
+    const [usual, steps, warmUp, processes] = this.#quick ? [20, 3, 20, 1] : [50, 10, 400, 3]
     const rows = []
     this.data.idle = {}
     for (const subject of subjects) {
+      const step = subject.fewer ?? usual
       const samples = []
-      for (let i = 0; i < processes; i++)
-        samples.push(await this.#addConnections(subject, step, steps, warmUp))
+      try {
+        while (samples.length < processes) {
+          samples.push(await this.#addConnections(subject, step, steps, warmUp))
+        }
+      } catch (error) {
+        // A peer that does not wait is no failure of ours.
+        if (subject.client === 'ours') throw error
+        rows.push([`${subject.label}: not measured, ${error.message.split('\n')[0]}`])
+        continue
+      }
       const [rss, heap] = ['rss', 'heapUsed'].map((field) =>
         summarize(samples.map((points) => slope(points.map((point) => [point.open, point[field]])) / KB)),
       )
@@ -167,7 +177,7 @@ class MemoryBench {
       title: 'One idle connection: connected, subscribed, waiting',
       columns: ['client', 'connections', 'RSS KB each', 'min', 'max', 'heap KB each', 'processes'],
       rows,
-      note: `Slope over ${steps} steps of ${step} connections, after ${warmUp} registrations one by one and a garbage collection at each step. Over HTTPS there is no subscription: the request waits.`,
+      note: `Slope over ${steps} steps, after ${warmUp} registrations one by one, with a garbage collection at each step. Over HTTPS there is no subscription: the request waits.`,
     })
   }
 
