@@ -57,57 +57,68 @@ export async function run({ quick, instructions, folder, server, say }) {
   )
   /** @type {Map<string, import('../lib/interleave.mjs').Outcome>} */
   const outcomes = new Map()
-  for (const [comparison, variants] of Map.groupBy?.(wanted, compared) ?? groupBy(wanted, compared)) {
+  for (const [comparison, variants] of groupBy(wanted, compared)) {
     say(comparison)
-    for (const outcome of await interleave({ variants, sceneFile, ...sizes }))
-      outcomes.set(outcome.name, outcome)
+    const measuredNow = await interleave({ variants, sceneFile, ...sizes })
+    for (const outcome of measuredNow) outcomes.set(outcome.name, outcome)
   }
 
   const busy = await atOnce({ scene, sceneFile, quick, say })
   const bytes = await bytesSent({ scene, folder, limit })
   const counted = instructions
-    ? await warmInstructions({ variants: wanted.filter(({ count }) => count), sceneFile, say })
+    ? await warmInstructions({
+        variants: wanted.filter(({ count }) => count),
+        sceneFile,
+        say,
+        // Too short for V8 to have compiled anything: it shows that counting works.
+        ...(quick ? { lengths: [20, 60] } : {}),
+      })
     : new Map()
+  const [oneClient, ours] = ['again, EC P-256: one client', 'full, EC P-256: ours']
+  if (counted.has(ours)) counted.set(oneClient, counted.get(ours))
 
   const measured = { 'client-hello': bytes.find(({ name }) => name === 'ours')?.clientHello }
-  ratio('handshake', 'full, EC P-256: ours', 'full, EC P-256: bare')
-  ratio('resumed', 'resumed, EC P-256: ours', 'full, EC P-256: ours')
-  ratio('second-connect', 'again, EC P-256: new client and credential', 'again, EC P-256: one client')
+  ratio('handshake', ours, 'full, EC P-256: bare')
+  ratio('resumed', 'resumed, EC P-256: ours', ours)
+  ratio('second-connect', 'again, EC P-256: new client and credential', oneClient)
 
   function ratio(id, above, below) {
     const [a, b] = [counted.get(above), counted.get(below)]
     const [cpuA, cpuB] = [outcomes.get(above), outcomes.get(below)]
     const cpu = `CPU, median: ${(cpuA.cpuMicros.median / cpuB.cpuMicros.median).toFixed(2)}`
+    const why = quick ? 'a quick run' : (whyNotCounted() ?? 'needs `--instructions`')
     measured[id] =
-      a === undefined || b === undefined
-        ? { note: `needs \`--instructions\`${whyNotCounted() === undefined ? '' : ' and valgrind'}; ${cpu}` }
-        : { value: a.perOperation / b.perOperation, note: cpu }
+      a === undefined || b === undefined || quick
+        ? { note: `${why}; ${cpu}` }
+        : {
+            value: a.perOperation / b.perOperation,
+            note: `main thread: ${(a.mainThread / b.mainThread).toFixed(2)}; ${cpu}`,
+          }
   }
 
-  const row = (contender) => {
+  const figures = (contender) => {
     const { cpuMicros, perSecond } = outcomes.get(contender.name)
     const floor = floorOf(contender, wanted)
-    const [own, floors] = [counted.get(contender.name), floor && counted.get(floor.name)]
-    return {
-      cpu: cpuMicros,
-      cells: [
-        cpuMicros.median,
-        cpuMicros.min,
-        `${(100 * cpuMicros.spread).toFixed(0)} %`,
-        perSecond.median,
-        floor === undefined ? undefined : cpuMicros.median / outcomes.get(floor.name).cpuMicros.median,
-        own === undefined ? undefined : `${(own.perOperation / 1e6).toFixed(2)} M`,
-        own === undefined || floors === undefined ? undefined : own.perOperation / floors.perOperation,
-      ],
-    }
+    const [own, floors] = [contender, floor].map((one) => counted.get(one?.name))
+    return [
+      cpuMicros.median,
+      cpuMicros.min,
+      `${(100 * cpuMicros.spread).toFixed(0)} %`,
+      perSecond.median,
+      floor === undefined ? undefined : cpuMicros.median / outcomes.get(floor.name).cpuMicros.median,
+      own === undefined ? undefined : `${(own.perOperation / 1e6).toFixed(2)} M`,
+      own === undefined || floors === undefined ? undefined : own.perOperation / floors.perOperation,
+      own === undefined ? undefined : `${(own.mainThread / 1e6).toFixed(2)} M`,
+      own === undefined || floors === undefined ? undefined : own.mainThread / floors.mainThread,
+    ]
   }
-  const FIGURES = ['CPU µs, median', 'min', 'spread', 'per s', '×', 'Instructions', '×']
+  const FIGURES = ['CPU µs, median', 'min', 'spread', 'per s', '×', 'Instructions', '×', 'main thread', '×']
   const table = (group, heading, columns, note) => ({
     title: heading,
     columns: [...columns, ...FIGURES],
     rows: wanted
       .filter((contender) => contender.group === group)
-      .map((contender) => [...contender.labels, ...row(contender).cells]),
+      .map((contender) => [...contender.labels, ...figures(contender)]),
     ...(note === undefined ? {} : { note }),
   })
   const samples = `${sizes.rounds} blocks of ${sizes.ops}, after ${sizes.warmUp * sizes.warmUpOps} that do not count`
@@ -116,7 +127,7 @@ export async function run({ quick, instructions, folder, server, say }) {
       'full',
       'Full',
       ['Client key', 'Client'],
-      `${SUITES[0]}, X25519. ${samples}.${limit.openssl ? ` C: ${limit.openssl}.` : ''} Spread: the distance between the quartiles, as a share of the median.`,
+      `${SUITES[0]}, X25519. ${samples}.${limit.openssl ? ` C: ${limit.openssl}.` : ''} Spread: the distance between the quartiles, as a share of the median. Instructions are those of all threads, then of the main thread alone: the rest is V8's helpers, the garbage collector's mostly.`,
     ),
     table('resumed', 'Resumed by ticket', ['Client key', 'Client']),
     table(
@@ -156,7 +167,7 @@ export async function run({ quick, instructions, folder, server, say }) {
     tables,
     charts: charts(wanted, outcomes, counted),
     measured,
-    checks: checks(wanted, outcomes),
+    checks: checks(wanted, outcomes, bytes),
     data: {
       sizes,
       limit: limit.openssl ?? limit.reason,
@@ -207,13 +218,13 @@ function groups(scene, limit) {
     })
   }
   for (const [key] of KEYS) {
-    const kinds = ['ours', 'bare', 'new context', 'C', 'C, new context']
-    for (const kind of kinds) add('full', 'default', key, kind, { count: true })
-    if (key === 'EC P-256') {
-      add('full', 'default', key, 'bare, every default', { params: { everyDefault: true }, count: true })
+    const ec = key === 'EC P-256'
+    for (const kind of ['ours', 'bare', 'new context', 'C', 'C, new context']) {
+      add('full', 'default', key, kind, { count: ec || !kind.includes('new context') })
     }
+    if (ec) add('full', 'default', key, 'bare, every default', { params: { everyDefault: true } })
     for (const kind of ['ours', 'bare', 'C'])
-      add('resumed', 'default', key, kind, { resumed: true, count: true })
+      add('resumed', 'default', key, kind, { resumed: true, count: ec })
   }
   for (const [kind, again] of [
     ['one client', undefined],
@@ -222,7 +233,9 @@ function groups(scene, limit) {
     ['new client and credential', 'client'],
   ]) {
     const params = again === undefined ? {} : { again }
-    add('again', 'default', 'EC P-256', kind, { worker: 'ours.cjs', params, labels: [kind], count: true })
+    // Counted already, as ours.
+    const count = again !== undefined
+    add('again', 'default', 'EC P-256', kind, { worker: 'ours.cjs', params, labels: [kind], count })
   }
   for (const suite of [...SUITES, LEGACY]) {
     for (const kind of ['ours', 'bare']) {
@@ -233,7 +246,10 @@ function groups(scene, limit) {
   }
   for (const curve of CURVES) {
     for (const kind of ['ours', 'bare']) {
-      add('curve', curve, 'EC P-256', kind, { labels: [curve, kind], count: curve !== 'X25519' })
+      add('curve', curve, 'EC P-256', kind, {
+        labels: [curve, kind],
+        count: kind === 'ours' && curve !== 'X25519',
+      })
     }
   }
   for (const kind of ['ours', 'bare', 'C'])
@@ -304,8 +320,8 @@ async function bytesSent({ scene, folder, limit }) {
       const worker = await startWorker({ name, ...variant }, { sceneFile: viaRelay })
       try {
         relay.reset()
-        await worker.block(1)
-        results.push({ name, label, ...relay.counts })
+        const { facts } = await worker.block(1)
+        results.push({ name, label, ...relay.counts, resumed: facts.resumed === 1 })
       } finally {
         await worker.end()
       }
@@ -316,7 +332,7 @@ async function bytesSent({ scene, folder, limit }) {
   return results
 }
 
-function checks(wanted, outcomes) {
+function checks(wanted, outcomes, bytes) {
   const all = [
     ['every connection was made', ({ name }, { done }) => done === outcomes.get(name).ops],
     [
@@ -334,12 +350,22 @@ function checks(wanted, outcomes) {
     ],
     ['ours named the root', ({ worker }, { root }) => worker !== 'ours.cjs' || root === 'Emulator Root 1'],
   ]
-  return all.map(([name, holds]) => {
+  const verdicts = all.map(([name, holds]) => {
     const wrong = wanted.filter(
       (contender) => !outcomes.get(contender.name).facts.every((facts) => holds(contender, facts)),
     )
     return { name, ok: wrong.length === 0, detail: wrong.map((contender) => contender.name).join('; ') }
   })
+  const miscounted = bytes.filter(
+    ({ name, resumed, connections, clientHello }) =>
+      resumed !== name.endsWith('resumed') || connections !== 1 || clientHello === 0,
+  )
+  verdicts.push({
+    name: 'bytes were counted of one handshake each, of the kind named',
+    ok: miscounted.length === 0,
+    detail: miscounted.map(({ name }) => name).join('; '),
+  })
+  return verdicts
 }
 
 function charts(wanted, outcomes, counted) {

@@ -40,11 +40,21 @@ export async function twoAtATime(tasks) {
   return results
 }
 
-/** All that the threads of a process have executed while they were counted. */
+/**
+ * What the threads of a process have executed while they were counted: the first one, which runs the program, and all.
+ *
+ * @returns {{ main: number, all: number }}
+ */
 export function parseStatus(text) {
-  const events = [...text.matchAll(/^events-(\d+): (\d+)$/gm)]
+  const events = [...text.matchAll(/^events-(\d+): (\d+)$/gm)].map(([, thread, count]) => [
+    thread,
+    Number(count),
+  ])
   if (events.length === 0) throw new Error(`callgrind told no state: ${text.trim().slice(-500)}`)
-  return events.reduce((sum, [, , count]) => sum + Number(count), 0)
+  return {
+    main: events.find(([thread]) => thread === '1')?.[1] ?? 0,
+    all: events.reduce((sum, [, count]) => sum + count, 0),
+  }
 }
 
 /** A command for a process that runs under valgrind; what it answers. */
@@ -63,9 +73,11 @@ async function tell(pid, ...command) {
  * has to be long enough for the garbage collector to have its share: some hundreds.
  *
  * @typedef {object} WarmCount
- * @property {number} perOperation
+ * @property {number} perOperation all threads
+ * @property {number} mainThread per operation, without V8's helpers, whose share (the garbage collector's, mostly) differs
+ *   from block to block: the figure that can be repeated to 1 %
  * @property {readonly [number, number]} lengths
- * @property {readonly number[]} blocks the same figure of each part, for the spread
+ * @property {readonly { main: number, all: number }[]} blocks the same figures of each part, for the spread
  *
  * @param {object} options
  * @param {readonly import('./interleave.mjs').Variant[]} options.variants
@@ -78,9 +90,11 @@ export async function warmInstructions({ variants, sceneFile, lengths = [3000, 3
   const counts = await twoAtATime(
     variants.map((variant) => async (core) => {
       const count = await countWarm(variant, { sceneFile, lengths, core })
-      const { perOperation, blocks } = count
-      const parts = blocks.map((block) => (block / 1e6).toFixed(3)).join(', ')
-      say(`${variant.name}: ${(perOperation / 1e6).toFixed(3)} M instructions (${parts})`)
+      const millions = (number) => (number / 1e6).toFixed(2)
+      const parts = count.blocks.map(({ main, all }) => `${millions(main)} of ${millions(all)}`)
+      say(
+        `${variant.name}: ${millions(count.perOperation)} M instructions (main thread: ${parts.join(', ')})`,
+      )
       return count
     }),
   )
@@ -107,10 +121,16 @@ async function countWarm(variant, { sceneFile, lengths, core }) {
       await worker.block(ops)
       readings.push(await read())
     }
+    const between = (from, to, operations) => ({
+      main: (to.main - from.main) / operations,
+      all: (to.all - from.all) / operations,
+    })
+    const { main, all } = between(readings[0], readings[BLOCKS], BLOCKS * ops)
     return {
-      perOperation: (readings[BLOCKS] - readings[0]) / (BLOCKS * ops),
+      perOperation: all,
+      mainThread: main,
       lengths,
-      blocks: readings.slice(1).map((reading, i) => (reading - readings[i]) / ops),
+      blocks: readings.slice(1).map((reading, i) => between(readings[i], reading, ops)),
     }
   } finally {
     await worker.end()

@@ -14,7 +14,7 @@ describe('what callgrind says', () => {
   it('in between is the sum over all threads, without the frames below them', () => {
     const text =
       'instrumentation: on\nevents: Ir\nthreads: 1 5\nevents-1: 100\nevents-1-0: 90\nevents-5: 11\nevents-5-3: 10\n'
-    expect(parseStatus(text)).toBe(111)
+    expect(parseStatus(text)).toEqual({ main: 100, all: 111 })
     expect(() => parseStatus('instrumentation: off')).toThrow('off')
   })
 })

@@ -34,7 +34,7 @@ describe('a value against its target', () => {
   it.each([
     ['handshake', 0.78, 'met', true],
     ['handshake', 0.79, 'not met', true],
-    ['handshake', 0.93, 'not met', false],
+    ['handshake', 0.96, 'not met', false],
     ['peer-ec', 3, 'met', true],
     ['peer-ec', 2.9, 'not met', true],
     ['peer-ec', 2, 'not met', false],
