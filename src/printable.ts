@@ -9,4 +9,5 @@ export function printable(text: string, max = 200): string {
 }
 
 /** Made where it is needed: collecting the characters of these categories takes five million instructions. */
+// biome-ignore lint/complexity/useRegexLiterals: a literal is checked, categories and all, whenever this file is read.
 const hidden = (): RegExp => new RegExp('[\\p{C}\\p{Zl}\\p{Zp}]', 'gu')
