@@ -4,6 +4,7 @@ import tls from 'node:tls'
 import type { Clock } from '../clock.ts'
 import type { Identity } from '../credential/credential.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
+import { LruMap } from '../lru.ts'
 import type { ConnectFunction } from '../options/options.ts'
 import { authority, ConnectReplyReader, connectRequest } from '../protocol/http-connect.ts'
 import type { DialedSocket, TlsFacts } from '../transport/transport.ts'
@@ -12,7 +13,7 @@ import { identityKey, keptContextFor, secureContextFor } from './context.ts'
 import { explainFailure, explainProxyRefusal, isSystemCode } from './explain.ts'
 import { type ServerIdentity, serverIdentity } from './identity.ts'
 import { offerSession } from './offer-session.ts'
-import type { TlsPolicy } from './policy.ts'
+import { narrowedTo, type TlsPolicy } from './policy.ts'
 import type { HttpProxy } from './proxy.ts'
 import { type SessionKey, type StoredSession, sessionCache } from './sessions.ts'
 
@@ -48,8 +49,15 @@ const CURVE_NAMES: ReadonlyMap<string, string> = new Map([
   ['secp521r1', 'P-521'],
 ])
 
+/** Which root a server's chain ended in last: SHA-256, by who is dialled under which policy. */
+const lastRoots = new LruMap<string>(64)
+
 /**
  * Opens a TLS connection that is verified: chain, dates, host name and policy. The only way the client opens a socket.
+ *
+ * A server whose chain ended in one root most likely ends in it again, so from then on that root alone is trusted: then
+ * which root it was is certain by construction, and cheap. Only where the chain ends elsewhere is it asked once more
+ * under the whole policy. Nothing is trusted that the policy does not trust.
  *
  * On abort, and on any failure, both sockets are destroyed before the promise rejects.
  *
@@ -62,15 +70,45 @@ export function dial(
   identity: Identity,
   scope: DialScope,
 ): Promise<DialedSocket> {
-  if (scope.signal.aborted) return Promise.reject(scope.signal.reason)
-  return new Promise((resolve, reject) => {
-    new Attempt(target, policy, identity, scope, resolve, reject).start()
-  })
+  const attempt = (trusted: TlsPolicy): Promise<DialedSocket> =>
+    scope.signal.aborted
+      ? Promise.reject(scope.signal.reason)
+      : new Promise((resolve, reject) => {
+          new Attempt(target, policy, trusted, identity, scope, resolve, reject).start()
+        })
+  // Node adds the CA certificates of a PKCS#12 file to what is trusted: there one root is never alone.
+  if (policy.anchors.length === 1 || identity.tls?.pfx !== undefined) return attempt(policy)
+  return expectLastRoot(target, policy, attempt)
+}
+
+async function expectLastRoot(
+  { host, port, address, proxy, connect }: DialTarget,
+  policy: TlsPolicy,
+  attempt: (trusted: TlsPolicy) => Promise<DialedSocket>,
+): Promise<DialedSocket> {
+  const server = JSON.stringify([host, port, address, proxy?.name, connect !== undefined, policy.id])
+  const last = lastRoots.get(server)
+  const expected = policy.anchors.find(({ sha256 }) => sha256 === last)
+  if (expected !== undefined) {
+    try {
+      return await attempt(narrowedTo(expected, policy))
+    } catch (error) {
+      if (!DpsError.is(error) || error.code !== 'SERVER_UNTRUSTED') throw error
+      lastRoots.delete(server)
+    }
+  }
+  const dialed = await attempt(policy)
+  const [root, ...namesakes] = policy.anchors.filter(({ name }) => name === dialed.tls.root)
+  if (root !== undefined && namesakes.length === 0 && !dialed.tls.resumed) lastRoots.set(server, root.sha256)
+  return dialed
 }
 
 class Attempt {
   readonly #target: DialTarget
+  /** The whole policy, to which sessions belong. */
   readonly #policy: TlsPolicy
+  /** What this attempt trusts of it. */
+  readonly #trusted: TlsPolicy
   readonly #identity: Identity
   readonly #scope: DialScope
   readonly #resolve: (dialed: DialedSocket) => void
@@ -100,6 +138,7 @@ class Attempt {
   constructor(
     target: DialTarget,
     policy: TlsPolicy,
+    trusted: TlsPolicy,
     identity: Identity,
     scope: DialScope,
     resolve: (dialed: DialedSocket) => void,
@@ -107,6 +146,7 @@ class Attempt {
   ) {
     this.#target = target
     this.#policy = policy
+    this.#trusted = trusted
     this.#identity = identity
     this.#scope = scope
     this.#resolve = resolve
@@ -118,7 +158,7 @@ class Attempt {
     this.#server = serverIdentity({
       host,
       isName: this.#isName,
-      anchors: policy.anchors,
+      anchors: trusted.anchors,
       foreignAnchors: identity.tls?.pfx !== undefined,
     })
   }
@@ -140,7 +180,7 @@ class Attempt {
         : undefined
       this.#enter(this.#resolving === undefined ? 'tcp' : 'dns')
       this.#wayRoundTrips = 1
-      const context = keptContextFor(this.#identity, this.#policy)
+      const context = keptContextFor(this.#identity, this.#trusted)
       if (context === undefined) this.#connect(this.#address, port, (tcp, built) => this.#secure(tcp, built))
       else this.#connectSecurely(this.#address, port, context)
     }
@@ -157,7 +197,7 @@ class Attempt {
     this.#watchLookup(tcp)
     try {
       // While the network is at work.
-      const context = secureContextFor(this.#identity, this.#policy)
+      const context = secureContextFor(this.#identity, this.#trusted)
       tcp.on('connect', () => {
         if (!this.#settled) then(tcp, context)
       })
@@ -214,7 +254,7 @@ class Attempt {
     if (this.#settled) return
     try {
       // Before anything is opened that would then be of no use.
-      const context = secureContextFor(this.#identity, this.#policy)
+      const context = secureContextFor(this.#identity, this.#trusted)
       const { signal } = this.#scope
       const way = await openWay(connect, { host: this.#address, port: this.#target.port, signal })
       if (this.#settled) {
@@ -354,7 +394,7 @@ class Attempt {
           proxy: this.#proxy,
           nowMs: this.#scope.clock.now(),
           presented: this.#server.presented,
-          anchors: this.#policy.anchors,
+          anchors: this.#trusted.anchors,
           hasCertificate: this.#identity.tls !== undefined,
         }),
       ),

@@ -1,7 +1,8 @@
 import type { X509Certificate } from 'node:crypto'
-import type { TLSSocket } from 'node:tls'
+import type { PeerCertificate, TLSSocket } from 'node:tls'
 import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
+import { LruMap } from '../lru.ts'
 import { printable } from '../printable.ts'
 import type { TrustAnchor } from './trust.ts'
 
@@ -18,7 +19,7 @@ export interface PresentedChain {
 /** The identity check of one connection. */
 export interface ServerIdentity {
   /** For `tls.connect`; called once OpenSSL has verified the chain, never on resumption. */
-  readonly checkServerIdentity: () => Error | undefined
+  readonly checkServerIdentity: (hostname: string, leaf: Partial<PeerCertificate>) => Error | undefined
   /** To be called right after `tls.connect`. */
   attach(socket: TLSSocket): void
   /** The socket is again what Node made it. */
@@ -46,6 +47,9 @@ export interface ServerIdentityOptions {
 
 const EMPTY: PresentedChain = { certificates: [], truncated: false }
 
+/** Leaves, by SHA-256, and the host whose name they were found to have. */
+const named = new LruMap<true>(64)
+
 /**
  * The one check of who the server is, for one connection: host name or IP address by RFC 6125 without the subject
  * fallback (§6.4.4) and without partial wildcards (§6.4.3), and which root validated it.
@@ -53,8 +57,14 @@ const EMPTY: PresentedChain = { certificates: [], truncated: false }
  * `tls` builds the whole peer chain as legacy objects only to pass them to `checkServerIdentity`, at a third of the
  * instructions of a handshake. The socket's own `getPeerCertificate` is shadowed while that happens. Should Node stop
  * calling it, the cost returns and this check stays.
+ *
+ * Where one root alone was trusted, that root it was, and of the chain nothing need be seen but its leaf: whether that has
+ * the name was decided when it was first met, and is not decided again. To look at a chain costs an eighth of a
+ * handshake, and Node (20 to 22 at least) never frees the issuers that it hands out.
  */
 export function serverIdentity(options: ServerIdentityOptions): ServerIdentity {
+  const { host, anchors, foreignAnchors } = options
+  const only = anchors.length === 1 && !foreignAnchors ? anchors[0]!.name : undefined
   let socket: TLSSocket | undefined
   let presented: PresentedChain | undefined
   let root: string | undefined
@@ -65,18 +75,26 @@ export function serverIdentity(options: ServerIdentityOptions): ServerIdentity {
   }
   let released = false
   return {
-    checkServerIdentity: () => {
+    checkServerIdentity: (_, { fingerprint256 }) => {
+      const met = only === undefined || fingerprint256 === undefined ? undefined : `${fingerprint256} ${host}`
+      if (met !== undefined && named.get(met)) {
+        root = only
+        return undefined
+      }
       const verdict = checkIdentity(capture(), options)
       if (typeof verdict !== 'string') return verdict
       root = verdict
+      if (met !== undefined) named.set(met, true)
       return undefined
     },
     attach: (attached) => {
       socket = attached
       // They stay and hand on: to delete a property makes an object slow for all its life.
       const { getPeerCertificate, destroy } = attached
-      attached.getPeerCertificate = ((detailed?: boolean) =>
-        released ? getPeerCertificate.call(attached, detailed) : {}) as typeof getPeerCertificate
+      attached.getPeerCertificate = ((detailed?: boolean) => {
+        if (released) return getPeerCertificate.call(attached, detailed)
+        return only === undefined ? {} : getPeerCertificate.call(attached, false)
+      }) as typeof getPeerCertificate
       // A socket that fails verification forgets its peer before it says so: look at the chain while it is there.
       attached.destroy = (error) => {
         if (error !== undefined && !released) capture()

@@ -109,6 +109,21 @@ export function resolvePolicy(
   })
 }
 
+const narrowed = new WeakMap<TlsPolicy, Map<TrustAnchor, TlsPolicy>>()
+
+/** The same policy where it trusts nothing but one of its anchors; made once. */
+export function narrowedTo(anchor: TrustAnchor, policy: TlsPolicy): TlsPolicy {
+  if (policy.anchors.length === 1) return policy
+  const made = narrowed.get(policy) ?? new Map<TrustAnchor, TlsPolicy>()
+  narrowed.set(policy, made)
+  const kept = made.get(anchor)
+  if (kept !== undefined) return kept
+  const id = createHash('sha256').update(`${policy.id} ${anchor.sha256}`).digest('hex')
+  const narrow = Object.freeze({ ...policy, anchors: Object.freeze([anchor]), id })
+  made.set(anchor, narrow)
+  return narrow
+}
+
 /**
  * An EC device key signs on its own curve: a server that was not offered that curve breaks off with a bare alert
  * (RFC 8422 §5.1), so the mistake is named here, before any packet.

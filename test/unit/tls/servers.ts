@@ -47,6 +47,24 @@ export function tlsServer(
   return listen(server)
 }
 
+/** A TLS server whose certificate can be replaced while it runs. */
+export async function switchableServer(
+  options: tls.SecureContextOptions,
+): Promise<{ port: number; connections(): number; present(next: tls.SecureContextOptions): void }> {
+  const server = tls.createServer(options, (socket) => {
+    socket.on('error', () => {})
+    socket.resume()
+  })
+  server.on('tlsClientError', () => {})
+  let connections = 0
+  server.on('connection', () => connections++)
+  return {
+    port: await listen(server),
+    connections: () => connections,
+    present: (next) => server.setSecureContext(next),
+  }
+}
+
 /** Passes connections on to `port`, keeping the ClientHello of each; on request it resets the next one after that. */
 export async function recordingProxy(
   port: number,
