@@ -147,7 +147,9 @@ describe('the dependency rule', () => {
     expect(loaded.filter((name) => unwanted.test(name))).toEqual([])
     // Each of them costs a cold start more than the file that it would read or the line that it would write.
     expect(loaded).toContain('node:tls')
-    expect(loaded.filter((name) => /^node:(?:fs\/promises|util|stream|https|process)$/.test(name))).toEqual([])
+    expect(loaded.filter((name) => /^node:(?:fs\/promises|util|stream|https|process)$/.test(name))).toEqual(
+      [],
+    )
   })
 })
 
