@@ -36,7 +36,8 @@ for (const [index, signal] of SIGNALS.entries()) {
     )
     await hit
     expect(listeners()).toEqual(before.map((count) => count + 1))
-    process.emit(signal, signal)
+    // Only this one: the test runner listens too.
+    process.listeners(signal).at(-1)?.(signal)
     // Before anything else had time to happen.
     expect(listeners()).toEqual(before)
     expect(await done).toBe(index === 0 ? 130 : 143)
