@@ -335,11 +335,10 @@ function nearestOf(name: string, known: readonly string[]): string | undefined {
   let nearest: string | undefined
   let least = Math.ceil(name.length / 3) + 1
   for (const candidate of known) {
-    // A name cut short is the slip of a person who guesses.
-    const away =
-      candidate.startsWith(name) || candidate.endsWith(name.replace(/^-+/, '-'))
-        ? 1
-        : distance(name, candidate)
+    // Cut short, or said at greater length, by a person who guesses.
+    const guessed =
+      candidate.startsWith(name) || name.startsWith(candidate) || candidate.endsWith(name.slice(1))
+    const away = guessed ? 1 : distance(name, candidate)
     if (away < least) {
       least = away
       nearest = candidate

@@ -53,12 +53,12 @@ try {
       /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|roots\/[a-z0-9-]+\.pem|roots\/README\.md|dist\/[\w.-]+\.(cjs|mjs|d\.cts|d\.mts)|dist\/sbom\.cdx\.json|dist\/THIRD-PARTY-NOTICES\.txt)$/
     const stray = files.filter((path) => !allowed.test(path))
     if (stray.length > 0) throw new Error(`not expected: ${stray.join(', ')}`)
-    const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+    const { bin, exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
     const named = Object.values(exports)
       .flatMap((entry) => (typeof entry === 'string' ? [entry] : Object.values(entry).flatMap(Object.values)))
       .filter((path) => !path.includes('*'))
     const missing = [
-      ...named.map((path) => path.slice(2)),
+      ...[...named, ...Object.values(bin)].map((path) => path.slice(2)),
       'LICENSE',
       'dist/sbom.cdx.json',
       'dist/THIRD-PARTY-NOTICES.txt',
@@ -123,7 +123,7 @@ try {
         env: nodeEnv,
       }),
     )
-    for (const script of ['use.mjs', 'use.cjs', 'both.mjs']) {
+    for (const script of ['use.mjs', 'use.cjs', 'both.mjs', 'command.mjs']) {
       check(`Node ${version}, OpenSSL ${ssl}: ${script}`, () => {
         const run = spawnSync(node, ['--trace-warnings', script], {
           cwd: app,
