@@ -67,8 +67,10 @@ export interface ListenerSettings {
   readonly clock: Clock
   readonly faults: FaultScript
   readonly journal: Journal
-  /** The front for a protocol's first byte, or undefined where it is no protocol that is spoken. */
-  readonly frontFor: (firstByte: number) => Front | undefined
+  /** Certificates for further server names, by name; what is presented to all others is `certificate`. */
+  readonly certificates: ReadonlyMap<string, ServerCertificate>
+  /** The front for a server name and a protocol's first byte, or undefined where it is no protocol that is spoken. */
+  readonly frontFor: (serverName: string | undefined, firstByte: number) => Front | undefined
 }
 
 /** TLS 1.2 suites the service recommends (Azure IoT Hub DPS, "TLS support"). */
@@ -183,13 +185,9 @@ export class Listener {
   constructor(settings: ListenerSettings) {
     this.#settings = settings
     const { tls, certificate } = settings
-    this.#tls = createTlsServer({
-      cert: certificate.cert,
-      key: certificate.key,
+    const policy = {
       // Who the device is, is decided by the enrollments; without this, Node would load a trust store for nothing.
       ca: [],
-      requestCert: tls.requestCert ?? true,
-      rejectUnauthorized: false,
       minVersion: tls.minVersion ?? 'TLSv1.2',
       maxVersion: tls.maxVersion ?? 'TLSv1.2',
       ciphers: tls.ciphers ?? SERVICE_SUITES,
@@ -200,7 +198,17 @@ export class Listener {
       ...(tls.sigalgs === undefined ? {} : { sigalgs: tls.sigalgs }),
       ...(tls.secureOptions === undefined ? {} : { secureOptions: tls.secureOptions }),
       ...(tls.sessionTimeout === undefined ? {} : { sessionTimeout: tls.sessionTimeout }),
+    }
+    this.#tls = createTlsServer({
+      ...policy,
+      cert: certificate.cert,
+      key: certificate.key,
+      requestCert: tls.requestCert ?? true,
+      rejectUnauthorized: false,
     })
+    for (const [name, { cert, key }] of settings.certificates) {
+      this.#tls.addContext(name, { ...policy, cert, key })
+    }
     this.#tls.on('secureConnection', (socket) => this.#secured(socket))
     this.#tls.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
       const connection = this.#byPeer.get(keyOf(socket))
@@ -341,7 +349,7 @@ export class Listener {
     })
     if (this.#strike('handshake', connection)) return
     socket.once('data', (first: Buffer) => {
-      const front = this.#settings.frontFor(first[0] ?? 0)
+      const front = this.#settings.frontFor(handshake.serverName, first[0] ?? 0)
       if (front === undefined) {
         this.#settings.journal.emit({
           type: 'violation',
