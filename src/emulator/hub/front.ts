@@ -214,9 +214,8 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
       if (this.#struck('twin')) return
       if (said.kind === 'twin-get') this.#answer(said.rid, 200, this.settings.hub.readTwin(device))
       else {
-        const { status, version, rule } = this.settings.hub.report(device, body, said.version)
-        const error = rule === undefined ? Buffer.alloc(0) : Buffer.from(JSON.stringify({ message: rule }))
-        this.#answer(said.rid, status, error, version)
+        const result = this.settings.hub.report(device, body, said.version)
+        this.#answer(said.rid, result.status, result.body, result.version)
       }
     }
   }

@@ -576,28 +576,34 @@ export class HubService implements EmulatedHub {
     return Buffer.from(JSON.stringify(deviceView(device.twin)))
   }
 
-  /** Status and, where it was taken, the new version. */
+  /** The answer to reported properties: empty, with the new version, where they were taken. */
   report(
     device: HubDevice,
     body: Buffer,
     expected: number | undefined,
-  ): { readonly status: number; readonly version?: number; readonly rule?: string } {
+  ): { readonly status: number; readonly body: Buffer; readonly version?: number } {
     const { reported } = device.twin
     let patch: unknown
     try {
       patch = parseJson(body)
     } catch {
-      return { status: 400, rule: 'Properties are a JSON object in UTF-8.' }
+      return this.#refusal(400, 'Properties are a JSON object in UTF-8.')
     }
     if (expected !== undefined && expected !== reported.version) {
-      return { status: 412, rule: 'The version is another one.' }
+      return this.#refusal(412, 'The version is another one.')
     }
     const result = patched(reported.properties, patch)
-    if (!result.ok) return { status: result.status, rule: result.rule }
+    if (!result.ok) return this.#refusal(result.status, result.rule)
     const version = reported.version + 1
     device.twin = { ...device.twin, reported: { properties: result.properties, version } }
     this.#changed()
-    return { status: 204, version }
+    return { status: 204, body: Buffer.alloc(0), version }
+  }
+
+  #refusal(status: number, message: string): { status: number; body: Buffer } {
+    const timestampUtc = new Date(this.#settings.clock.now()).toISOString()
+    const error = { errorCode: status * 1000, trackingId: randomUUID(), message, timestampUtc }
+    return { status, body: Buffer.from(JSON.stringify(error)) }
   }
 
   #checkSas(device: HubDevice, token: string): { expiresAt: number } | RefusalReason {
