@@ -1,6 +1,7 @@
 import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
 import { isoTime } from '../iso-time.ts'
 import { printable } from '../printable.ts'
+import { isHubHost, isHubIdentity } from './hub-names.ts'
 import { sameRegistrationId } from './registration-id.ts'
 import { parseRetryAfter } from './retry-after.ts'
 import { classifyFailure, classifyRefusal, type Refusal } from './status.ts'
@@ -158,11 +159,10 @@ function registration(value: unknown, context: ReplyContext): DeviceRegistration
   const { assignedHub, deviceId } = value
   if (typeof assignedHub !== 'string' || assignedHub === '') throw incomplete('assignedHub')
   if (typeof deviceId !== 'string' || deviceId === '') throw incomplete('deviceId')
-  if (assignedHub.length > 253 || !/^[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?$/.test(assignedHub)) {
+  if (!isHubHost(assignedHub)) {
     throw malformed(`names a hub that is no host name: "${printable(assignedHub, 80)}"`)
   }
-  // It goes into topics and user names, so what would change their meaning must not be in it.
-  if (!/^[A-Za-z0-9\-._:%*?!(),=@$']{1,128}$/.test(deviceId)) {
+  if (!isHubIdentity(deviceId)) {
     throw malformed(`carries a deviceId that no hub takes: "${printable(deviceId, 140)}"`)
   }
   checkSameDevice(value.registrationId, context)
