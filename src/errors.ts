@@ -269,6 +269,11 @@ export const ERROR_CODES = facts({
     retryable: false,
     hint: 'The service could not assign the device; `serviceErrorCode` and the message say why.',
   },
+  HUB_PROFILE_UNSUPPORTED: {
+    family: 'service',
+    retryable: false,
+    hint: 'Assign the device to a hub of the classic profile: this package speaks MQTT 3.1.1 to hubs and nothing newer.',
+  },
 })
 
 /** A stable, literal identifier of what went wrong. Never parse `message`; compare this. */

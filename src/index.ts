@@ -1,4 +1,14 @@
 export type { Assignment, AssignmentConnection, Contact, RegistrationState } from './assignment/assignment.ts'
+export {
+  type HubAssignment,
+  type HubMqttOptions,
+  type HubOptions,
+  type HubSettings,
+  type HubTarget,
+  type HubTlsOptions,
+  type HubTransportName,
+  hubSettings,
+} from './assignment/hub.ts'
 export { ProvisioningClient } from './client.ts'
 export { type Clock, systemClock } from './clock.ts'
 export type { Credential, CurveName, Identity, TlsIdentity } from './credential/credential.ts'

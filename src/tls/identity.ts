@@ -129,6 +129,16 @@ function checkIdentity(
   )
 }
 
+/** What is wrong with the name of a certificate, by the same rules, for TLS options that are handed out. */
+export function hostNameFault(leaf: X509Certificate, host: string): DpsError | undefined {
+  return hasName(leaf, host) ? undefined : nameMismatch(leaf, host)
+}
+
+/** What is sent as SNI: nothing for an IP address (RFC 6066 §3). */
+export function serverNameOf(host: string): string {
+  return isIP(host) === 0 ? host : ''
+}
+
 function hasName(leaf: X509Certificate, host: string): boolean {
   if (isIP(host) !== 0) return leaf.checkIP(host) !== undefined
   const name = leaf.checkHost(host, {
