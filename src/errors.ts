@@ -269,6 +269,11 @@ export const ERROR_CODES = facts({
     retryable: false,
     hint: 'The service could not assign the device; `serviceErrorCode` and the message say why.',
   },
+  STORE_FAILED: {
+    family: 'device',
+    retryable: true,
+    hint: 'Check that the folder named in the message exists, belongs to the user this process runs as, and is neither full nor read-only.',
+  },
   HUB_PROFILE_UNSUPPORTED: {
     family: 'service',
     retryable: false,

@@ -136,7 +136,7 @@ describe('the dependency rule', () => {
         .filter((i) => i.to === 'client.ts')
         .map((i) => i.from)
         .sort(),
-    ).toEqual(['provision-forever.ts', 'index.ts'].sort())
+    ).toEqual(['provision-forever.ts', 'provision.ts', 'index.ts'].sort())
   })
 })
 

@@ -97,7 +97,7 @@ export function parseReply(raw: RawReply, context: ReplyContext): ServiceReply {
     return { kind: 'assigning', operationId: checkOperationId(operationId), retryAfterMs }
   }
   if (status === 'assigned')
-    return { kind: 'assigned', registration: registration(body.registrationState, context) }
+    return { kind: 'assigned', registration: parseRegistration(body.registrationState, context) }
   if (status === undefined) throw malformed('carries no status')
 
   const state = isObject(body.registrationState) ? body.registrationState : body
@@ -122,7 +122,7 @@ export function parseLookup(
   const body = jsonObject(raw.body)
   if (typeof body.status !== 'string' || body.status === '') throw malformed('carries no status')
   const status = printable(body.status.toLowerCase(), 40)
-  const assigned = status === 'assigned' ? registration(body, context) : undefined
+  const assigned = status === 'assigned' ? parseRegistration(body, context) : undefined
   checkSameDevice(body.registrationId, context)
   return {
     kind: 'found',
@@ -138,7 +138,7 @@ export function parseLookup(
   }
 }
 
-function checkSameDevice(value: unknown, context: ReplyContext): void {
+function checkSameDevice(value: unknown, context: Pick<ReplyContext, 'registrationId'>): void {
   if (typeof value !== 'string' || sameRegistrationId(value, context.registrationId)) return
   throw malformed(`is about another device: "${printable(value, 140)}", not "${context.registrationId}"`)
 }
@@ -154,7 +154,15 @@ function common(value: Json) {
   }
 }
 
-function registration(value: unknown, context: ReplyContext): DeviceRegistration {
+/**
+ * Reads a `DeviceRegistrationResult` of an assigned device.
+ *
+ * @throws DpsError REPLY_MALFORMED or REPLY_INCOMPLETE, phase `parse`
+ */
+export function parseRegistration(
+  value: unknown,
+  context: Pick<ReplyContext, 'registrationId'>,
+): DeviceRegistration {
   if (!isObject(value)) throw incomplete('registrationState')
   const { assignedHub, deviceId } = value
   if (typeof assignedHub !== 'string' || assignedHub === '') throw incomplete('assignedHub')
@@ -225,7 +233,12 @@ function skewHint(code: DpsErrorCode, serverTime: Date | undefined, nowMs: numbe
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true })
 
-function jsonObject(bytes: Uint8Array): Json {
+/**
+ * JSON from outside: UTF-8, an object, without `__proto__`.
+ *
+ * @throws DpsError REPLY_MALFORMED, phase `parse`
+ */
+export function jsonObject(bytes: Uint8Array): Json {
   let value: unknown
   try {
     const json = UTF8.decode(bytes)
