@@ -269,6 +269,16 @@ export const ERROR_CODES = facts({
     retryable: false,
     hint: 'The service could not assign the device; `serviceErrorCode` and the message say why.',
   },
+  STORE_FAILED: {
+    family: 'device',
+    retryable: true,
+    hint: 'Check that the folder named in the message exists, belongs to the user this process runs as, and is neither full nor read-only.',
+  },
+  HUB_PROFILE_UNSUPPORTED: {
+    family: 'service',
+    retryable: false,
+    hint: 'Assign the device to a hub of the classic profile: this package speaks MQTT 3.1.1 to hubs and nothing newer.',
+  },
 })
 
 /** A stable, literal identifier of what went wrong. Never parse `message`; compare this. */

@@ -41,6 +41,19 @@ export interface Identity {
   token(resource: string, expiresAt: number, keyName?: string): Promise<string | undefined>
 }
 
+const constants = new WeakSet<Identity>()
+
+/** Says of an identity, and all it holds, that it will never change: what is derived from it may be remembered. */
+export function constant(identity: Identity): Identity {
+  constants.add(identity)
+  return Object.freeze(identity)
+}
+
+/** Whether it was said by `constant`. One of the caller's own may be changed behind our back. */
+export function isConstant(identity: Identity): boolean {
+  return constants.has(identity)
+}
+
 /** Something that can prove who the device is. Made by `x509`, `symmetricKey` or `sasSigner`, or by the caller. */
 export interface Credential {
   /**

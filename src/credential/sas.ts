@@ -3,7 +3,7 @@ import { DpsError } from '../errors.ts'
 import { checkRegistrationId } from '../protocol/registration-id.ts'
 import { formatToken, stringToSign } from '../protocol/sas-token.ts'
 import { checkSasKey, decodeBase64 } from './base64.ts'
-import type { Credential, Identity } from './credential.ts'
+import { type Credential, constant, type Identity } from './credential.ts'
 import { Secret } from './secret.ts'
 import {
   checkOptionNames,
@@ -72,10 +72,12 @@ export function symmetricKey(options: SymmetricKeyOptions): Credential {
   const registrationId = checkRegistrationId(options.registrationId)
   const field = oneOf(options, 'symmetricKey', ['key', 'keyFile'])
   const read = field === 'keyFile' ? lineOf(options.keyFile) : fromValue(options.key!, 'key')
+  const fixed = typeof options.key === 'string'
   let current: { readonly key: Secret<string>; readonly identity: Identity } | undefined
 
   return Object.freeze({
     load: async () => {
+      if (fixed && current !== undefined) return current.identity
       const key = checkSasKey(await read(), field)
       if (current?.key.reveal() !== key) {
         const fingerprint = digestOf(['symmetric-key', registrationId, Buffer.from(key, 'base64')])
@@ -123,7 +125,7 @@ function sasIdentity(
   fingerprint: string,
   sign: (text: string) => Promise<string>,
 ): Identity {
-  return Object.freeze({
+  return constant({
     registrationId,
     fingerprint,
     // A key has no dates, and a token takes its own from the clock.

@@ -2,10 +2,11 @@ import { createPrivateKey, type KeyObject, type X509Certificate } from 'node:cry
 import { printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import { isoTime } from '../iso-time.ts'
+import { LruMap } from '../lru.ts'
 import type { PemInput } from '../options/options.ts'
 import { printable } from '../printable.ts'
 import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '../protocol/registration-id.ts'
-import type { Credential, CurveName, Identity, TlsIdentity } from './credential.ts'
+import { type Credential, type CurveName, constant, type Identity, type TlsIdentity } from './credential.ts'
 import { readCertificates, readPrivateKey, unreadable } from './pem.ts'
 import { redacting, Secret } from './secret.ts'
 import {
@@ -24,6 +25,12 @@ export const MIN_RSA_BITS = 2048
 
 // Of one `load`, while the content keeps changing.
 const MAX_READS = 3
+
+// As many as there are secure contexts for them.
+const MAX_IDENTITIES = 64
+
+/** By all of their content: a credential that is made anew for every connection is not parsed anew. */
+const identities = new LruMap<Identity>(MAX_IDENTITIES)
 
 const CURVES: Readonly<Record<string, CurveName>> = {
   prime256v1: 'P-256',
@@ -125,10 +132,16 @@ export function x509(options: X509Options): Credential {
       ? fromFile(checkPath(options.certFile, certField), certField)
       : fromValue(options.cert!, certField)
   const readKey = keySource(options)
+  /** What is given as a value was copied, and stays as it is. */
+  const fixed =
+    ![options.cert, options.key].some((given) => typeof given === 'function') &&
+    !options.certFile &&
+    !options.keyFile
   let current: { readonly digest: string; readonly identity: Identity } | undefined
 
   return Object.freeze({
     load: async () => {
+      if (fixed && current !== undefined) return current.identity
       let failed: { readonly digest: string; readonly error: unknown } | undefined
       for (let reads = 1; ; reads++) {
         const cert = checkMaterial(await readCert(), certField, true)
@@ -137,11 +150,12 @@ export function x509(options: X509Options): Credential {
         if (current?.digest === digest) return current.identity
         if (failed?.digest === digest) throw failed.error
         try {
-          current = {
-            digest,
-            identity: identify(readCertificates(cert, certField), certField, key, expectedId),
-          }
-          return current.identity
+          const identity =
+            identities.get(digest) ?? identify(readCertificates(cert, certField), certField, key)
+          checkExpected(identity.registrationId, expectedId)
+          identities.set(digest, identity)
+          current = { digest, identity }
+          return identity
         } catch (error) {
           // Certificate and key are replaced one after the other: what was read in between is read again, and taken
           // for wrong once it stays the same.
@@ -175,7 +189,7 @@ function keySource(options: X509Options): Read<KeyMaterial> {
       )
     }
     const opaque: KeyMaterial = {
-      parts: new Secret([engine, identifier]),
+      parts: new Secret(['engine', engine, identifier]),
       pairWith: () => ({ privateKeyEngine: engine, privateKeyIdentifier: identifier }),
     }
     return async () => opaque
@@ -226,21 +240,16 @@ function pairOf(
   return isEncrypted ? { key: pem, passphrase: passphrase! } : { key: pem }
 }
 
-function identify(
-  chain: readonly X509Certificate[],
-  field: string,
-  key: KeyMaterial,
-  expectedId: string | undefined,
-): Identity {
+function identify(chain: readonly X509Certificate[], field: string, key: KeyMaterial): Identity {
   const leaf = chain[0]!
   checkChain(chain, field)
   const keyCurve = checkKeyType(leaf)
   const keyOptions = key.pairWith(leaf)
-  const registrationId = registrationIdOf(leaf, expectedId)
+  const registrationId = registrationIdOf(leaf)
   const periods = validityOf(chain, field)
   const opaque = keyOptions.privateKeyEngine === undefined ? [] : key.parts.reveal()
   const cert = chain.map((certificate) => certificate.toString()).join('')
-  return Object.freeze({
+  return constant({
     registrationId,
     // The key is that of the leaf, so the certificates stand for it, unless it is opaque.
     fingerprint: digestOf(['x509', ...chain.map((certificate) => certificate.raw), ...opaque]),
@@ -315,7 +324,7 @@ function unsupportedKey(fault: string, cause?: unknown): DpsError {
   return new DpsError('CREDENTIAL_KEY_UNSUPPORTED', 'config', `The device certificate ${fault}.`, details)
 }
 
-function registrationIdOf(leaf: X509Certificate, expected: string | undefined): string {
+function registrationIdOf(leaf: X509Certificate): string {
   // Not from `leaf.subject`: that is text in which a value may imitate the separator or the next attribute.
   const names = ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])
   const name = names[0]
@@ -329,14 +338,16 @@ function registrationIdOf(leaf: X509Certificate, expected: string | undefined): 
       `The CN of the device certificate is the registration id, and ${JSON.stringify(printable(name))} ${fault}.`,
     )
   }
-  if (expected !== undefined && !sameRegistrationId(expected, name)) {
-    throw new DpsError(
-      'CREDENTIAL_NAME_MISMATCH',
-      'config',
-      `\`registrationId\` is "${expected}" but the CN of the device certificate is "${name}".`,
-    )
-  }
   return name
+}
+
+function checkExpected(name: string, expected: string | undefined): void {
+  if (expected === undefined || sameRegistrationId(expected, name)) return
+  throw new DpsError(
+    'CREDENTIAL_NAME_MISMATCH',
+    'config',
+    `\`registrationId\` is "${expected}" but the CN of the device certificate is "${name}".`,
+  )
 }
 
 function nameMismatch(message: string): DpsError {

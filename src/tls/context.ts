@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import { createSecureContext, type SecureContext, type SecureContextOptions } from 'node:tls'
-import type { Identity, TlsIdentity } from '../credential/credential.ts'
+import { type Identity, isConstant, type TlsIdentity } from '../credential/credential.ts'
 import { DpsError } from '../errors.ts'
-import { LruMap } from './lru.ts'
+import { LruMap } from '../lru.ts'
 import type { TlsPolicy } from './policy.ts'
 
 /** A gateway that speaks for more devices than this in turn rebuilds some; a device has one. */
@@ -28,6 +28,16 @@ const IDENTITY_FIELDS = [
  * that a credential of the caller's own which names two devices alike still shares nothing.
  */
 export function identityKey(identity: Identity): string {
+  const kept = keys.get(identity)
+  if (kept !== undefined) return kept
+  const key = hashOf(identity)
+  if (isConstant(identity)) keys.set(identity, key)
+  return key
+}
+
+const keys = new WeakMap<Identity, string>()
+
+function hashOf(identity: Identity): string {
   const hash = createHash('sha256').update(JSON.stringify(identity.fingerprint) ?? '')
   for (const field of IDENTITY_FIELDS) {
     const value = identity.tls?.[field]
@@ -46,16 +56,23 @@ export function identityKey(identity: Identity): string {
  *   TLS_POLICY_INVALID when this build of OpenSSL cannot do what the policy names; phase `config`
  */
 export function secureContextFor(identity: Identity, policy: TlsPolicy): SecureContext {
-  const key = `${identityKey(identity)} ${policy.id}`
-  const kept = contexts.get(key)
-  if (kept !== undefined) {
-    hits++
-    return kept
-  }
+  const kept = keptContextFor(identity, policy)
+  if (kept !== undefined) return kept
   misses++
   const context = build(identity, policy)
-  contexts.set(key, context)
+  contexts.set(contextKey(identity, policy), context)
   return context
+}
+
+/** The same, where it need not be built. */
+export function keptContextFor(identity: Identity, policy: TlsPolicy): SecureContext | undefined {
+  const kept = contexts.get(contextKey(identity, policy))
+  if (kept !== undefined) hits++
+  return kept
+}
+
+function contextKey(identity: Identity, policy: TlsPolicy): string {
+  return `${identityKey(identity)} ${policy.id}`
 }
 
 function build(identity: Identity, policy: TlsPolicy): SecureContext {

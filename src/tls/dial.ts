@@ -8,9 +8,10 @@ import type { ConnectFunction } from '../options/options.ts'
 import { authority, ConnectReplyReader, connectRequest } from '../protocol/http-connect.ts'
 import type { DialedSocket, TlsFacts } from '../transport/transport.ts'
 import { destroyWay, openWay } from './connect-function.ts'
-import { identityKey, secureContextFor } from './context.ts'
+import { identityKey, keptContextFor, secureContextFor } from './context.ts'
 import { explainFailure, explainProxyRefusal, isSystemCode } from './explain.ts'
 import { type ServerIdentity, serverIdentity } from './identity.ts'
+import { offerSession } from './offer-session.ts'
 import type { TlsPolicy } from './policy.ts'
 import type { HttpProxy } from './proxy.ts'
 import { type SessionKey, type StoredSession, sessionCache } from './sessions.ts'
@@ -79,11 +80,15 @@ class Attempt {
   readonly #address: string
   readonly #proxy: HttpProxy | undefined
   readonly #onAbort = () => this.#settle(() => this.#reject(this.#scope.signal.reason))
+  /** Of whatever is below; every connection ends with it, and an error has a stack that is not collected for nobody. */
+  readonly #onClose = () => {
+    if (!this.#settled) this.#fail(closed())
+  }
   #phase: DpsPhase = 'dns'
   #settled = false
   /** The name that is being resolved. */
   #resolving: string | undefined
-  /** What TLS runs on. */
+  /** What TLS runs on, where that is not its own TCP connection. */
   #way: Duplex | undefined
   /** Round trips spent on it, as far as they are known. */
   #wayRoundTrips = 0
@@ -125,31 +130,21 @@ class Attempt {
       this.#connect(proxy.host, proxy.port, (tcp, context) => this.#tunnel(proxy, tcp, context))
     } else {
       this.#enter(net.isIP(this.#address) === 0 ? 'dns' : 'tcp')
-      this.#connect(this.#address, port, (tcp, context) => {
-        this.#wayRoundTrips = 1
-        this.#secure(tcp, context)
-      })
+      this.#wayRoundTrips = 1
+      const context = keptContextFor(this.#identity, this.#policy)
+      if (context === undefined) this.#connect(this.#address, port, (tcp, built) => this.#secure(tcp, built))
+      else this.#connectSecurely(this.#address, port, context)
     }
   }
 
   #connect(host: string, port: number, then: (tcp: net.Socket, context: tls.SecureContext) => void): void {
     // What hears of the phase may abort.
     if (this.#settled) return
-    if (net.isIP(host) === 0) this.#resolving = host
-    const tcp = net.connect({
-      host,
-      port,
-      noDelay: true,
-      autoSelectFamilyAttemptTimeout: ADDRESS_ATTEMPT_MS,
-    })
+    const tcp = net.connect(tcpOptions(host, port))
     this.#way = tcp
     tcp.on('error', (error) => this.#fail(error))
-    tcp.on('close', () => this.#fail(closed()))
-    tcp.on('lookup', (error) => {
-      if (error || this.#settled) return
-      this.#resolving = undefined
-      if (this.#phase === 'dns') this.#enter('tcp')
-    })
+    tcp.on('close', this.#onClose)
+    this.#watchLookup(tcp, host)
     try {
       // While the network is at work.
       const context = secureContextFor(this.#identity, this.#policy)
@@ -159,6 +154,26 @@ class Attempt {
     } catch (error) {
       this.#fail(error)
     }
+  }
+
+  /** TCP and TLS in one socket, for a context that is there: there is nothing to do while the network is at work. */
+  #connectSecurely(host: string, port: number, context: tls.SecureContext): void {
+    if (this.#settled) return
+    const socket = this.#handshake(context, tcpOptions(host, port))
+    this.#watchLookup(socket, host)
+    socket.on('connect', () => {
+      if (!this.#settled) this.#enter('tls')
+    })
+  }
+
+  #watchLookup(socket: net.Socket, host: string): void {
+    if (net.isIP(host) !== 0) return
+    this.#resolving = host
+    socket.on('lookup', (error) => {
+      if (error || this.#settled) return
+      this.#resolving = undefined
+      if (this.#phase === 'dns') this.#enter('tcp')
+    })
   }
 
   #tunnel(proxy: HttpProxy, tcp: net.Socket, context: tls.SecureContext): void {
@@ -203,7 +218,7 @@ class Attempt {
         if (!this.#socket?.destroyed) this.#fail(this.#broken(error))
       })
       way.on('close', () => {
-        if (this.#socket === undefined) this.#fail(closed())
+        if (this.#socket === undefined) this.#onClose()
       })
       if (way.destroyed || !way.readable || !way.writable) {
         this.#fail(closed())
@@ -228,27 +243,32 @@ class Attempt {
   #secure(way: Duplex, secureContext: tls.SecureContext): void {
     if (this.#settled) return
     this.#enter('tls')
-    if (this.#settled) return
+    if (!this.#settled) this.#handshake(secureContext, { socket: way })
+  }
+
+  /** @param below what TLS runs on, or how to reach it */
+  #handshake(secureContext: tls.SecureContext, below: tls.ConnectionOptions): tls.TLSSocket {
     const { host, port, address, connect } = this.#target
     const { id: policyId, sessionResumption } = this.#policy
     const via = connect === undefined ? this.#proxy?.name : 'connect'
     const key = { host, port, address, via, policyId, identityKey: identityKey(this.#identity) }
     const stored = sessionResumption ? sessionCache.get(key, this.#scope.clock.monotonic()) : undefined
     if (stored !== undefined) this.#offered = { key, stored }
-    const socket = tls.connect({
-      socket: way,
+    const options: tls.ConnectionOptions = {
+      ...below,
       secureContext,
       ...(net.isIP(host) === 0 && { servername: host }),
-      ...(stored !== undefined && { session: stored.session }),
       checkServerIdentity: this.#server.checkServerIdentity,
       // Said, because NODE_TLS_REJECT_UNAUTHORIZED=0 is the default of what is not said.
       rejectUnauthorized: true,
-    })
+    }
+    const socket =
+      stored === undefined ? tls.connect(options) : offerSession(stored.session, options, tls.connect)
     this.#socket = socket
     this.#server.attach(socket)
     // Node also emits what the stream below says while it is destroyed, which is not why it was.
     socket.on('error', (error) => this.#fail(socket.errored ?? error))
-    socket.on('close', () => this.#fail(closed()))
+    socket.on('close', this.#onClose)
     // Node emits a session only after the handshake was verified, and after `secureConnect`.
     if (sessionResumption) {
       const startedAt = this.#scope.clock.monotonic()
@@ -268,11 +288,11 @@ class Attempt {
     } else {
       socket.once('secureConnect', () => this.#succeed(socket))
     }
+    return socket
   }
 
   #succeed(socket: tls.TLSSocket): TlsFacts | undefined {
     if (this.#settled) return undefined
-    this.#server.release()
     const resumed = socket.isSessionReused()
     const protocol = socket.getProtocol()
     const root = resumed ? this.#offered?.stored.root : this.#server.root
@@ -292,6 +312,7 @@ class Attempt {
     })
     const handshake = resumed || protocol === 'TLSv1.3' ? 1 : 2
     this.#settled = true
+    this.#server.pass()
     this.#scope.signal.removeEventListener('abort', this.#onAbort)
     this.#resolve({ socket, tls: facts, roundTrips: this.#wayRoundTrips + handshake })
     return facts
@@ -342,6 +363,10 @@ class Attempt {
     this.#way?.destroy()
     report()
   }
+}
+
+function tcpOptions(host: string, port: number): net.TcpNetConnectOpts {
+  return { host, port, noDelay: true, autoSelectFamilyAttemptTimeout: ADDRESS_ATTEMPT_MS }
 }
 
 function closed(): Error {

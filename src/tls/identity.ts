@@ -22,8 +22,10 @@ export interface ServerIdentity {
   readonly checkServerIdentity: () => Error | undefined
   /** To be called right after `tls.connect`. */
   attach(socket: TLSSocket): void
-  /** Gives the socket its own methods back. */
+  /** The socket is again what Node made it. */
   release(): void
+  /** The same, and what the server presented is forgotten: for a connection that lives on. */
+  pass(): void
   /** Set once the check has passed: the name of the root that validated the chain, or `'unknown'`. */
   readonly root: string | undefined
   /** What the server presented, as far as it is known, for the explanation of a failure. */
@@ -60,12 +62,7 @@ export function serverIdentity(options: ServerIdentityOptions): ServerIdentity {
     presented ??= socket === undefined ? EMPTY : presentedChain(socket)
     return presented
   }
-  const release = (): void => {
-    if (socket === undefined) return
-    const own = socket as Partial<Pick<TLSSocket, 'getPeerCertificate' | 'destroy'>>
-    delete own.getPeerCertificate
-    delete own.destroy
-  }
+  let released = false
   return {
     checkServerIdentity: () => {
       const verdict = checkIdentity(capture(), options)
@@ -75,15 +72,24 @@ export function serverIdentity(options: ServerIdentityOptions): ServerIdentity {
     },
     attach: (attached) => {
       socket = attached
-      socket.getPeerCertificate = () => ({}) as never
+      // They stay and hand on: to delete a property makes an object slow for all its life.
+      const { getPeerCertificate, destroy } = attached
+      attached.getPeerCertificate = ((detailed?: boolean) =>
+        released ? getPeerCertificate.call(attached, detailed) : {}) as typeof getPeerCertificate
       // A socket that fails verification forgets its peer before it says so: look at the chain while it is there.
-      socket.destroy = (error) => {
-        if (error !== undefined) capture()
-        release()
-        return attached.destroy(error)
+      attached.destroy = (error) => {
+        if (error !== undefined && !released) capture()
+        released = true
+        return destroy.call(attached, error)
       }
     },
-    release,
+    release: () => {
+      released = true
+    },
+    pass: () => {
+      released = true
+      socket = presented = undefined
+    },
     get root() {
       return root
     },
@@ -127,6 +133,16 @@ function checkIdentity(
     'tls',
     `the chain of ${host}, issued by "${printableName(leaf.issuer)}", does not end in a root of the policy`,
   )
+}
+
+/** What is wrong with the name of a certificate, by the same rules, for TLS options that are handed out. */
+export function hostNameFault(leaf: X509Certificate, host: string): DpsError | undefined {
+  return hasName(leaf, host) ? undefined : nameMismatch(leaf, host)
+}
+
+/** What is sent as SNI: nothing for an IP address (RFC 6066 §3). */
+export function serverNameOf(host: string): string {
+  return isIP(host) === 0 ? host : ''
 }
 
 function hasName(leaf: X509Certificate, host: string): boolean {
@@ -192,23 +208,29 @@ const isSigned: Link = (certificate, issuer) => {
 
 const isSignedByCa: Link = (certificate, issuer) => issuer.ca && isSigned(certificate, issuer)
 
+/** Whether a certificate is that of an anchor; anchors are their own issuers, and to ask that first costs less. */
+function isSame(certificate: X509Certificate, anchor: X509Certificate): boolean {
+  return certificate.checkIssued(certificate) && certificate.fingerprint256 === anchor.fingerprint256
+}
+
 /** The anchors that can be reached from the first certificate. Every certificate is visited at most once. */
 function reachable(
   certificates: readonly X509Certificate[],
   anchors: readonly TrustAnchor[],
   link: Link,
 ): readonly TrustAnchor[] {
-  const bySha256 = new Map(anchors.map((anchor) => [anchor.sha256, anchor]))
   const reached = new Set<TrustAnchor>()
   const [leaf, ...unvisited] = certificates
   const queue = leaf === undefined ? [] : [leaf]
   for (let current = queue.shift(); current !== undefined; current = queue.shift()) {
-    const itself = bySha256.get(current.fingerprint256.replaceAll(':', ''))
-    if (itself !== undefined) {
-      reached.add(itself)
-      continue
+    let isAnchor = false
+    for (const anchor of anchors) {
+      if (!link(current, anchor.certificate)) continue
+      reached.add(anchor)
+      isAnchor ||= isSame(current, anchor.certificate)
     }
-    for (const anchor of anchors) if (link(current, anchor.certificate)) reached.add(anchor)
+    // The end of every path through it.
+    if (isAnchor) continue
     for (let i = unvisited.length - 1; i >= 0; i--) {
       if (link(current, unvisited[i]!)) queue.push(...unvisited.splice(i, 1))
     }

@@ -1,4 +1,4 @@
-import { LruMap } from './lru.ts'
+import { LruMap } from '../lru.ts'
 
 /** What has to be equal for a session to be offered again. */
 export interface SessionKey {

@@ -49,11 +49,11 @@ export class HttpsSession implements TransportSession {
   readonly connection: ConnectionFacts
   readonly #socket: TLSSocket
   readonly #context: SessionContext
-  readonly #agent: Agent
+  #agent: Agent | undefined
   readonly #socketClosed: Promise<void>
   #phase: DpsPhase = 'connect'
   #closed = false
-  /** What ended the session. */
+  /** What ended the session, where that was not this side. */
   #ending: unknown
   #waiter: Waiter | undefined
   /** The request that is on the wire, whose fate `node:http` tells. Without one the socket has nothing to say. */
@@ -65,7 +65,6 @@ export class HttpsSession implements TransportSession {
     this.connection = connection
     this.#socket = socket
     this.#context = context
-    this.#agent = new SingleSocketAgent(socket)
     this.#socketClosed = socket.closed
       ? Promise.resolve()
       : new Promise((resolve) => socket.on('close', () => resolve()))
@@ -96,7 +95,7 @@ export class HttpsSession implements TransportSession {
     // Closed, or about to be: the reply before may have said that it was the last.
     if (!this.#socket.writable) {
       throw new DpsError('CONNECTION_LOST', phase, 'the connection had ended before the request', {
-        cause: this.#ending,
+        cause: this.#closed ? (this.#ending ?? this.#lost('was closed by this side')) : undefined,
       })
     }
     this.#phase = phase
@@ -112,7 +111,7 @@ export class HttpsSession implements TransportSession {
       // No wait for the server to end its side: that would cost a round trip.
       if (polite) this.#socket.end(() => this.#socket.destroy())
       else this.#socket.destroy()
-      this.#end(this.#lost('was closed by this side'))
+      this.#end()
     }
     return this.#socketClosed
   }
@@ -157,6 +156,7 @@ export class HttpsSession implements TransportSession {
         : request.kind === 'query'
           ? (['GET', operationPath(this.#context, request.operationId)] as const)
           : (['POST', lookupPath(this.#context)] as const)
+    this.#agent ??= new SingleSocketAgent(this.#socket)
     return {
       agent: this.#agent,
       // `Host` is made of these; the agent has the socket already.
@@ -270,11 +270,12 @@ export class HttpsSession implements TransportSession {
     this.#end(reason)
   }
 
-  /** Nothing changes after this. */
-  #end(reason: unknown): void {
+  /** Nothing changes after this. Without a reason it was closed by this side. */
+  #end(reason?: unknown): void {
     this.#closed = true
     this.#ending = reason
-    this.#settle()?.reject(reason)
+    // An error has a stack, which is not collected for nobody.
+    if (this.#waiter !== undefined) this.#settle()?.reject(reason ?? this.#lost('was closed by this side'))
   }
 
   #lost(how: string, cause?: unknown): DpsError {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
+import { LruMap } from '../../../src/lru.ts'
 import { contextStatistics, secureContextFor } from '../../../src/tls/context.ts'
-import { LruMap } from '../../../src/tls/lru.ts'
 import { resolvePolicy, type TlsPolicy } from '../../../src/tls/policy.ts'
 import { MAX_SESSION_AGE_MS, SessionCache } from '../../../src/tls/sessions.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'

@@ -603,11 +603,11 @@ describe('session resumption', () => {
   })
 
   it('works for TLS 1.3 too', async () => {
-    const server = await tlsServer(good, (socket) => socket.write('after the ticket'))
+    const server = await tlsServer(good)
     const { port, hellos } = await recordingProxy(server)
     const options = { identity: identity(), policy: trusting([root.pem], { maxVersion: 'TLSv1.3' }) }
     const first = await refusal(port, options)
-    await once(first.socket, 'data')
+    await once(first.socket, 'session')
     const second = await refusal(port, options)
     expect(second.tls).toMatchObject({ protocol: 'TLSv1.3', resumed: true, root: 'Test Root' })
     expect(hellos.map((hello) => hello.preSharedKey)).toEqual([false, true])

@@ -1,4 +1,6 @@
 import { X509Certificate } from 'node:crypto'
+import { once } from 'node:events'
+import { TLSSocket } from 'node:tls'
 import forge from 'node-forge'
 import { describe, expect, it } from 'vitest'
 import { type PresentedChain, validatingRoot } from '../../../src/tls/identity.ts'
@@ -74,8 +76,10 @@ describe('the root that validated', () => {
   it('leaves the socket its own methods', async () => {
     const port = await tlsServer({ key, cert: leaf.pem + intermediate.pem })
     const { socket } = await dialed({ host: HOST, port, address: '127.0.0.1' }, both)
-    expect(Object.hasOwn(socket, 'getPeerCertificate')).toBe(false)
-    expect(Object.hasOwn(socket, 'destroy')).toBe(false)
+    expect(socket.getPeerCertificate()).toEqual(TLSSocket.prototype.getPeerCertificate.call(socket))
+    const failed = once(socket, 'error')
+    socket.destroy(new Error('as it likes'))
+    await expect(failed).resolves.toEqual([new Error('as it likes')])
   })
 })
 
