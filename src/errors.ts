@@ -12,6 +12,7 @@ export type DpsPhase =
   | 'poll'
   | 'parse'
   | 'store'
+  | 'hub'
 
 /**
  * Who has to act: the caller (`usage`), the device's clock or credential (`device`), the network between
@@ -273,6 +274,16 @@ export const ERROR_CODES = facts({
     family: 'device',
     retryable: true,
     hint: 'Check that the folder named in the message exists, belongs to the user this process runs as, and is neither full nor read-only.',
+  },
+  QUEUE_FULL: {
+    family: 'device',
+    retryable: true,
+    hint: 'More is sent than the hub takes: wait for what is queued, send less, or raise the limit in `queue`.',
+  },
+  HUB_CLOSED: {
+    family: 'usage',
+    retryable: false,
+    hint: 'The application closed this connection: connect anew.',
   },
   HUB_PROFILE_UNSUPPORTED: {
     family: 'service',
