@@ -1,6 +1,6 @@
 import { type HubAssignment, type HubTarget, type HubTransportName, hubToken } from '../assignment/hub.ts'
 import { checkClock } from '../clock-check.ts'
-import { DpsError } from '../errors.ts'
+import { DpsError, type DpsPhase } from '../errors.ts'
 import {
   commandFilter,
   METHOD_FILTER,
@@ -187,7 +187,7 @@ export class Hub implements HubConnection {
     this.#settings = settings
     this.#source = source
     this.#emit = emit
-    this.#telemetry = new TelemetryQueue(maxMessages, maxBytes)
+    this.#telemetry = new TelemetryQueue(base.clock, maxMessages, maxBytes)
     this.#commands = new CommandInbox(emit)
     this.#methods = new MethodTable(emit)
     this.#requests = new TwinRequests(base.clock, base.limits.poll!, maxMessages, emit)
@@ -260,7 +260,7 @@ export class Hub implements HubConnection {
     if (bytes.length + topic.length > MAX_MESSAGE_BYTES) {
       throw invalid('body', `and properties are at most ${MAX_MESSAGE_BYTES} bytes`)
     }
-    if (checkSignal(signal)?.aborted) throw cancelled(signal!.reason)
+    if (checkSignal(signal)?.aborted) throw cancelled(signal!.reason, 'hub')
     await this.#telemetry.add(topic, bytes, signal)
   }
 
@@ -335,19 +335,14 @@ export class Hub implements HubConnection {
       this.#abort.abort(this.#stop)
       this.#phases?.abort(this.#stop)
     }
-    const onAbort = (): void => halt(cancelled(signal?.reason))
+    const onAbort = (): void => halt(cancelled(signal?.reason, this.#where()))
     const disarm = patient
       ? () => undefined
       : clock.after(totalMs, () =>
           halt(
-            new DpsError(
-              'DEADLINE_EXCEEDED',
-              this.#phases?.last ?? 'config',
-              `not connected within ${totalMs} ms`,
-              {
-                cause: this.#lastError,
-              },
-            ),
+            new DpsError('DEADLINE_EXCEEDED', this.#where(), `not connected within ${totalMs} ms`, {
+              cause: this.#lastError,
+            }),
           ),
         )
     signal?.addEventListener('abort', onAbort, { once: true })
@@ -364,6 +359,10 @@ export class Hub implements HubConnection {
       disarm()
       signal?.removeEventListener('abort', onAbort)
     }
+  }
+
+  #where(): DpsPhase {
+    return this.#phases?.last ?? this.#lastError?.phase ?? 'config'
   }
 
   /** One connection after the other, until this side wants no more. Never rejects. */
@@ -605,7 +604,19 @@ export class Hub implements HubConnection {
     const missing = this.#wanted(this.#target!).filter((filter) => !this.#asked.has(filter))
     if (missing.length === 0) return
     for (const filter of missing) this.#asked.add(filter)
-    this.#subscribe(session, missing).then(
+    const { clock, limits } = this.#settings.base
+    const disarm = clock.after(limits.subscribe!, () =>
+      session.fail(
+        new DpsError(
+          'TIMEOUT',
+          'subscribe',
+          `the hub did not answer a subscription within ${limits.subscribe} ms`,
+        ),
+      ),
+    )
+    const subscribing = this.#subscribe(session, missing)
+    subscribing.then(disarm, disarm)
+    subscribing.then(
       () => {
         if (this.#session === session) this.#subscribedMore(session, new Set(missing))
       },
@@ -676,8 +687,8 @@ function checkSignal(signal: AbortSignal | undefined): AbortSignal | undefined {
   return signal
 }
 
-function cancelled(cause: unknown): DpsError {
-  return new DpsError('CANCELLED', 'hub', 'cancelled by the caller', { cause })
+function cancelled(cause: unknown, phase: DpsPhase): DpsError {
+  return new DpsError('CANCELLED', phase, 'cancelled by the caller', { cause })
 }
 
 /** Only a credential of the caller's own can throw anything else than a DpsError. */

@@ -83,6 +83,11 @@ export class HubSession {
     return this.#link.close()
   }
 
+  /** Bytes that the network has not taken yet. */
+  get unsentBytes(): number {
+    return this.#link.unsentBytes
+  }
+
   /** Ends the connection as broken. */
   fail(error: DpsError): void {
     this.#link.fail(error)
@@ -105,7 +110,6 @@ class Link {
   readonly #acknowledge: (packetId: number) => void
   #over = false
   #connected = false
-  #phase: DpsPhase = 'connect'
   #settleEnded!: (error: DpsError | undefined) => void
   readonly #settleOpened: Opening
   /** Requests that wait for an acknowledgement. */
@@ -188,7 +192,7 @@ class Link {
       return
     }
     this.#connected = true
-    this.#phase = 'hub'
+    this.#stream.phase = 'hub'
     this.#settleOpened.resolve(sessionPresent)
   }
 
@@ -215,6 +219,10 @@ class Link {
         }
       })
     })
+  }
+
+  get unsentBytes(): number {
+    return this.#stream.unsentBytes
   }
 
   send(topic: string, body: Uint8Array | string): void {
@@ -252,13 +260,13 @@ class Link {
   #lost(cause?: unknown): DpsError {
     return new DpsError(
       'CONNECTION_LOST',
-      this.#phase,
+      this.#stream.phase,
       `the connection to ${this.#context.target.hub} ended`,
       cause === undefined ? {} : { cause },
     )
   }
 
-  #violation(what: string, cause?: unknown, phase: DpsPhase = this.#phase): DpsError {
+  #violation(what: string, cause?: unknown, phase: DpsPhase = this.#stream.phase): DpsError {
     return new DpsError(
       'PROTOCOL_VIOLATION',
       phase,

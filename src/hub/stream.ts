@@ -1,5 +1,6 @@
 import { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
+import type { DpsPhase } from '../errors.ts'
 import type { ByteStream } from '../transport/mqtt/session.ts'
 import { PacketGuard } from './packet-guard.ts'
 
@@ -13,6 +14,8 @@ export class HubStream extends Duplex {
   readonly #below: ByteStream
   readonly #socket: TLSSocket
   readonly #guard: PacketGuard
+  /** What is going on, for what is found to be wrong. */
+  phase: DpsPhase = 'connect'
   /** Told why the stream broke; not when this side ends it. */
   onBroken: (reason: unknown) => void = () => undefined
 
@@ -23,7 +26,7 @@ export class HubStream extends Duplex {
     this.#guard = new PacketGuard(maxPacketBytes)
     below.on('data', (chunk) => this.#read(chunk))
     // Stays for as long as the socket does: an error that nobody listens to would end the process.
-    below.on('error', (error) => this.#break(below.explain?.(error, 'hub') ?? error))
+    below.on('error', (error) => this.#break(below.explain?.(error, this.phase) ?? error))
     below.on('end', () => this.#break(undefined))
     const closed = (): void => {
       this.#break(undefined)
@@ -58,10 +61,15 @@ export class HubStream extends Duplex {
     done()
   }
 
+  /** Bytes written and not yet passed on. */
+  get unsentBytes(): number {
+    return this.writableLength + this.#below.writableLength
+  }
+
   #read(chunk: Buffer): void {
     if (this.destroyed) return
     try {
-      this.#guard.push(chunk)
+      this.#guard.push(chunk, this.phase)
     } catch (error) {
       this.#break(error)
       return

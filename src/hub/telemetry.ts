@@ -1,3 +1,4 @@
+import type { Clock } from '../clock.ts'
 import { DpsError } from '../errors.ts'
 import type { HubSession } from './session.ts'
 
@@ -11,6 +12,9 @@ interface Message {
 
 /** How many messages are on their way unacknowledged. More would only fill the buffers below. */
 const WINDOW = 32
+
+/** A hub that owes acknowledgements and gives none for so long, having been sent everything, has lost them. */
+const OWED_LIMIT_MS = 120_000
 
 /**
  * Messages on their way to the hub, in order. One leaves when the hub has acknowledged it, and is sent anew over the next
@@ -27,8 +31,11 @@ export class TelemetryQueue {
   #session: HubSession | undefined
   #paused = false
   #onIdle: (() => void) | undefined
+  readonly #clock: Clock
+  #disarm: (() => void) | undefined
 
-  constructor(maxMessages: number, maxBytes: number) {
+  constructor(clock: Clock, maxMessages: number, maxBytes: number) {
+    this.#clock = clock
     this.#maxMessages = maxMessages
     this.#maxBytes = maxBytes
   }
@@ -89,6 +96,8 @@ export class TelemetryQueue {
   /** The connection is gone: what it did not bring to an end begins again. */
   detach(): void {
     this.#session = undefined
+    this.#disarm?.()
+    this.#disarm = undefined
     this.#waiting = [...this.#inFlight, ...this.#waiting]
     this.#inFlight.clear()
     this.#idle()
@@ -115,6 +124,8 @@ export class TelemetryQueue {
     for (const message of [...this.#inFlight, ...this.#waiting]) message.reject(error)
     this.#inFlight.clear()
     this.#waiting = []
+    this.#disarm?.()
+    this.#disarm = undefined
     this.#idle()
   }
 
@@ -124,10 +135,12 @@ export class TelemetryQueue {
       const message = this.#waiting.shift()
       if (message === undefined) return
       this.#inFlight.add(message)
+      if (this.#disarm === undefined) this.#watch(session)
       session.publish(message.topic, message.body).then(
         () => {
           if (this.#session !== session || !this.#inFlight.delete(message)) return
           message.resolve()
+          this.#watch(session)
           this.#idle()
           this.#pump()
         },
@@ -135,6 +148,19 @@ export class TelemetryQueue {
         () => undefined,
       )
     }
+  }
+
+  #watch(session: HubSession): void {
+    this.#disarm?.()
+    this.#disarm = undefined
+    if (this.#inFlight.size === 0) return
+    this.#disarm = this.#clock.after(OWED_LIMIT_MS, () => {
+      if (session.unsentBytes > 0) this.#watch(session)
+      else {
+        const message = `the hub has acknowledged none of ${this.#inFlight.size} messages for ${OWED_LIMIT_MS} ms`
+        session.fail(new DpsError('TIMEOUT', 'hub', message))
+      }
+    })
   }
 
   #idle(): void {
@@ -146,6 +172,10 @@ export class TelemetryQueue {
 
   #cancel(message: Message, reason: unknown): void {
     this.#inFlight.delete(message)
+    if (this.#inFlight.size === 0) {
+      this.#disarm?.()
+      this.#disarm = undefined
+    }
     this.#waiting = this.#waiting.filter((other) => other !== message)
     message.reject(
       new DpsError('CANCELLED', 'hub', 'cancelled by the caller; the hub may have got the message', {
