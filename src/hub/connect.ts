@@ -89,7 +89,7 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     credential,
     ...(signal !== undefined && { signal }),
   })
-  const ask = (mode: ProvisionMode | undefined, scope: { signal: AbortSignal }): Promise<HubAssignment> =>
+  const ask = (mode: ProvisionMode | undefined, scope: { signal: AbortSignal }) =>
     provision({
       ...provisioning,
       ...(mode !== undefined && { mode }),
@@ -103,7 +103,8 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
       if (!shouldReprovision(error, { failures: doubted ? failures : 1, after: DOUBT_EVERY }))
         return undefined
       emit({ type: 'reprovisioning', error })
-      return ask('always', { signal })
+      const assignment = await ask('always', { signal })
+      return assignment.source === 'store' ? undefined : assignment
     },
   }
   return Hub.open(settings, source, emit, true)

@@ -112,7 +112,7 @@ export interface AssignmentSource {
   /** @throws DpsError */
   first(scope: { signal: AbortSignal }): Promise<HubAssignment>
   /**
-   * Asked after a failure, in case the device belongs elsewhere by now; undefined to go on with what there is.
+   * Asked after a failure, in case the device belongs elsewhere by now; undefined where nobody could be asked or had to be.
    *
    * @throws DpsError
    */
@@ -408,20 +408,21 @@ export class Hub implements HubConnection {
         this.#stop = error
         break
       }
+      let asked = false
       try {
-        const moved = await this.#moved({
+        asked = await this.#reassign({
           error,
           failures,
           failingForMs: clock.monotonic() - workedAt,
           signal,
         })
-        // Whoever is sent to and fro waits like anybody who is refused.
-        if (moved && refusals++ === 0) continue
       } catch (thrown) {
         error = asDpsError(thrown)
       }
       if (this.#stop !== undefined) break
-      if (!error.retryable) refusals += 1
+      if (asked || !error.retryable) refusals += 1
+      // The hub has just been told of this device; who is refused all the same waits.
+      if (asked && refusals === 1) continue
       const pace = error.retryable ? { ...retry, floorMs: 0 } : REFUSED
       const floorMs = Math.max(pace.floorMs, error.retryAfterMs ?? 0)
       const count = error.retryable ? failures : refusals
@@ -433,11 +434,11 @@ export class Hub implements HubConnection {
     if (first) onHopeless(this.#stop!)
   }
 
-  /** Whether the device belongs elsewhere by now. */
-  async #moved(failure: HubFailure): Promise<boolean> {
+  /** Whether it has been asked where the device belongs. */
+  async #reassign(failure: HubFailure): Promise<boolean> {
     if (this.#assignment === undefined) return false
     const next = await this.#source.after(failure)
-    if (next === undefined || sameHub(next, this.#assignment)) return false
+    if (next === undefined) return false
     this.#assignment = next
     return true
   }
@@ -658,10 +659,6 @@ export class Hub implements HubConnection {
     if (typeof handler !== 'function') throw invalid(what, 'needs a function')
     if (taken) throw invalid(what, 'has a handler already: remove that first')
   }
-}
-
-function sameHub(one: HubAssignment, other: HubAssignment | undefined): boolean {
-  return one.assignedHub === other?.assignedHub && one.deviceId === other?.deviceId
 }
 
 function bytesOf(body: string | Uint8Array | object): Uint8Array {
