@@ -20,7 +20,13 @@ import { checkRegistrationId } from './protocol/registration-id.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
 import type { Scope } from './registration/phases.ts'
-import { type CallResult, type OpenedSession, runCall } from './registration/run.ts'
+import {
+  type CallResult,
+  type EarlyStep,
+  type OpenedSession,
+  runCall,
+  transportRequest,
+} from './registration/run.ts'
 import type { Outcome, Step } from './registration/state.ts'
 import { dial } from './tls/dial.ts'
 import { checkIdentityAgainstPolicy, resolvePolicy, type TlsPolicy } from './tls/policy.ts'
@@ -53,6 +59,8 @@ export class ProvisioningClient {
   readonly #proxy: HttpProxy | undefined
   /** The transport that got through last. */
   #reached: TransportChoice | undefined
+  /** Those whose server, whose name, port and address are those of the options, takes one packet after the other. */
+  readonly #unpipelined = new Set<TransportChoice>()
 
   /** @throws DpsError with phase `config`: OPTION_INVALID, TLS_POLICY_INVALID or TRUST_ANCHOR_INVALID */
   constructor(options: ProvisioningClientOptions) {
@@ -116,7 +124,8 @@ export class ProvisioningClient {
       step,
       routes: choices.map((choice) => ({
         name: typeof choice === 'string' ? choice : choice.name,
-        open: (scope) => this.#open(choice, scope, payload, emit),
+        open: (scope, early) => this.#open(choice, scope, payload, emit, early),
+        onPipeliningRefused: this.#mayPipeline(choice) ? () => this.#unpipelined.add(choice) : undefined,
       })),
       onReached: (index) => {
         // A lookup goes over HTTPS whatever the order is, and says nothing about it.
@@ -132,6 +141,11 @@ export class ProvisioningClient {
     })
   }
 
+  #mayPipeline(choice: TransportChoice): boolean {
+    if (!this.#options.pipelining || this.#unpipelined.has(choice)) return false
+    return choice === 'mqtt' || choice === 'mqtt-ws'
+  }
+
   /** What got through last first: a port that is blocked today is blocked tomorrow. */
   #inOrder(transports: readonly TransportChoice[]): readonly TransportChoice[] {
     const reached = transports.filter((choice) => choice === this.#reached)
@@ -144,6 +158,7 @@ export class ProvisioningClient {
     scope: Scope,
     payload: RegisterOptions['payload'],
     emit: (event: DpsEvent) => void,
+    early: EarlyStep | undefined,
   ): Promise<OpenedSession> {
     const { credential, clock, idScope, host, connectTo, connect, waitForClock, apiVersion, userAgent } =
       this.#options
@@ -154,6 +169,8 @@ export class ProvisioningClient {
     const registrationId = checkRegistrationId(identity.registrationId)
     checkIdentityAgainstPolicy(this.#policy, identity)
     const body = registerBody(registrationId, payload)
+    // A credential that became another device's meanwhile asks for nothing before that has been noticed.
+    const sameDevice = (early?.registrationId ?? registrationId) === registrationId
     const transport = await selectTransport(choice)
     enter('clock')
     await checkClock({
@@ -173,6 +190,7 @@ export class ProvisioningClient {
       apiVersion,
       userAgent,
       maxReplyBytes: MAX_REPLY_BYTES,
+      firstRequest: early !== undefined && sameDevice ? transportRequest(early.step, body) : undefined,
       signal,
       enter,
       dial: async (port) => {

@@ -29,6 +29,7 @@ export type {
   ConnectFunction,
   ConnectTarget,
   DpsEvent,
+  MqttOptions,
   PemInput,
   ProvisioningClientOptions,
   ProxyOptions,

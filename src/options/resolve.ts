@@ -8,6 +8,7 @@ import type { TransportName } from '../transport/transport.ts'
 import type {
   ConnectFunction,
   DpsEvent,
+  MqttOptions,
   ProvisioningClientOptions,
   RetryOptions,
   TlsOptions,
@@ -32,6 +33,7 @@ export interface ResolvedOptions {
   readonly connectTo: string | undefined
   /** In order of preference, at least one. */
   readonly transports: readonly TransportChoice[]
+  readonly pipelining: boolean
   readonly connect: ConnectFunction | undefined
   readonly trust: Readonly<TrustOptions>
   readonly tls: Readonly<TlsOptions>
@@ -76,6 +78,7 @@ const KNOWN = new Set([
   'port',
   'connectTo',
   'transport',
+  'mqtt',
   'proxy',
   'connect',
   'trust',
@@ -120,6 +123,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     portFor: ports(options.port),
     connectTo: options.connectTo === undefined ? undefined : hostName('connectTo', options.connectTo),
     transports: transports(options.transport ?? 'mqtt'),
+    pipelining: pipelining(options.mqtt ?? {}),
     connect: connectFunction(options),
     trust: Object.freeze({ ...object('trust', options.trust ?? {}) }),
     tls: Object.freeze({ ...object('tls', options.tls ?? {}) }),
@@ -229,6 +233,13 @@ function transports(given: TransportChoice | readonly TransportChoice[]): readon
     if (list.indexOf(choice) !== index) throw invalid('transport', 'names a transport twice')
   }
   return Object.freeze([...list])
+}
+
+function pipelining(given: MqttOptions): boolean {
+  refuseUnknown('mqtt.', object('mqtt', given), new Set(['pipelining']))
+  const { pipelining = false } = given
+  if (typeof pipelining !== 'boolean') throw invalid('mqtt.pipelining', 'must be true or false')
+  return pipelining
 }
 
 function ports(given: ProvisioningClientOptions['port']): (transport: string) => number | undefined {

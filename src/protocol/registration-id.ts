@@ -46,7 +46,7 @@ export function checkRegistrationId(value: unknown): string {
 
 /** Whether the service would take the two for the same registration: it ignores the case of ASCII letters. */
 export function sameRegistrationId(a: string, b: string): boolean {
-  return foldCase(a) === foldCase(b)
+  return a === b || foldCase(a) === foldCase(b)
 }
 
 // Not `toLowerCase` on the whole: that also maps the Kelvin sign to `k` and so would match what the service does not.

@@ -243,7 +243,8 @@ export function jsonObject(bytes: Uint8Array): Json {
   try {
     const json = UTF8.decode(bytes)
     // An own property of this name survives JSON.parse and poisons the first merge it meets in the application.
-    value = /__proto__|\\u/.test(json) ? JSON.parse(json, withoutProto) : JSON.parse(json)
+    value =
+      json.includes('__proto__') || json.includes('\\u') ? JSON.parse(json, withoutProto) : JSON.parse(json)
   } catch (cause) {
     throw malformed('is not JSON in UTF-8', cause)
   }

@@ -25,7 +25,10 @@ export class PhaseTracker {
   readonly #emit: (event: DpsEvent) => void
   readonly #startedAt: number
   readonly #spent = new Map<DpsPhase, number>()
-  #controller: AbortController | undefined
+  /** One for all scopes, until it has aborted one: each ends before the next begins. */
+  #controller = new AbortController()
+  /** Ends the scope that is running. */
+  #abandon: ((reason: unknown) => void) | undefined
   #phase: DpsPhase | undefined
   #enteredAt = 0
   #disarm: (() => void) | undefined
@@ -44,20 +47,17 @@ export class PhaseTracker {
    * ignores its signal cannot hold the call.
    */
   async run<T>(work: (scope: Scope) => Promise<T>): Promise<T> {
-    const controller = new AbortController()
-    this.#controller = controller
-    const { signal } = controller
-    let onAbort: (() => void) | undefined
+    if (this.#controller.signal.aborted) this.#controller = new AbortController()
+    const { signal } = this.#controller
     let abandoned = false
+    const enter = (phase: DpsPhase, where?: string) => {
+      if (!abandoned) this.#enter(phase, where)
+    }
     try {
-      const aborted = new Promise<never>((_, reject) => {
-        onAbort = () => reject(signal.reason)
-        signal.addEventListener('abort', onAbort, { once: true })
+      const value = await new Promise<T>((resolve, reject) => {
+        this.#abandon = reject
+        work({ signal, enter }).then(resolve, reject)
       })
-      const enter = (phase: DpsPhase, where?: string) => {
-        if (!abandoned) this.#enter(phase, where)
-      }
-      const value = await Promise.race([work({ signal, enter }), aborted])
       this.#leave(true)
       return value
     } catch (error) {
@@ -65,14 +65,15 @@ export class PhaseTracker {
       this.#leave(false)
       throw error
     } finally {
-      if (onAbort !== undefined) signal.removeEventListener('abort', onAbort)
-      this.#controller = undefined
+      this.#abandon = undefined
     }
   }
 
   /** Ends the scope that is running, if one is. */
   abort(error: DpsError): void {
-    this.#controller?.abort(error)
+    if (this.#abandon === undefined) return
+    this.#abandon(error)
+    this.#controller.abort(error)
   }
 
   timings(): PhaseTimings {

@@ -3,8 +3,8 @@ import { DpsError } from '../errors.ts'
 import type { DpsEvent } from '../options/options.ts'
 import type { ResolvedRetry } from '../options/resolve.ts'
 import { parseLookup, parseReply } from '../protocol/response.ts'
-import type { ConnectionFacts, TransportSession } from '../transport/transport.ts'
-import { mayFallBack } from './fallback.ts'
+import type { ConnectionFacts, TransportRequest, TransportSession } from '../transport/transport.ts'
+import { mayBeRefusedPipelining, mayFallBack } from './fallback.ts'
 import { type PhaseLimits, type PhaseTimings, PhaseTracker, type Scope } from './phases.ts'
 import { delayMs } from './schedule.ts'
 import type { Effect, Outcome, RegistrationEvent, Request, Step, Wait } from './state.ts'
@@ -23,8 +23,19 @@ export interface OpenedSession {
 /** One way to reach the service. */
 export interface Route {
   readonly name: string
-  /** Opens a session with the credential as it is now. */
-  open(scope: Scope): Promise<OpenedSession>
+  /**
+   * Present where a session's first request may be sent before the service has let the device in. Called when such a
+   * request found no answer and the same, sent in its turn, did.
+   */
+  readonly onPipeliningRefused?: (() => void) | undefined
+  /** Opens a session with the credential as it is now; `early` is what may be sent at once. */
+  open(scope: Scope, early?: EarlyStep): Promise<OpenedSession>
+}
+
+export interface EarlyStep {
+  readonly step: Request
+  /** The device that the call is about, once that is known: nothing is sent at once for another. */
+  readonly registrationId: string | undefined
 }
 
 export interface CallPlan {
@@ -76,6 +87,12 @@ class Call {
   #route: number | undefined
   #registrationId: string | undefined
   #roundTrips = 0
+  /** No longer once a request that was sent early has found no answer. */
+  #pipelining = true
+  /** Whether the session's first request was sent early and is unanswered. */
+  #early = false
+  /** The route on which a request that was sent early found no answer. */
+  #suspect: number | undefined
   #lastError: DpsError | undefined
   #stop: DpsError | undefined
   #settled = false
@@ -123,9 +140,9 @@ class Call {
     if (this.#stop !== undefined) return { name: 'stopped', error: this.#stop }
     switch (effect.name) {
       case 'open':
-        return this.#openAny()
+        return this.#openAny(effect.step)
       case 'request':
-        return this.#attempt('lost', (scope) => this.#request(effect.step, scope))
+        return this.#ask(effect.step)
       case 'wait':
         return this.#wait(effect.wait, effect.keep)
       default:
@@ -147,12 +164,20 @@ class Call {
   }
 
   /** One attempt to connect: over each route in turn, for as long as only the network is in the way. */
-  async #openAny(): Promise<RegistrationEvent> {
+  async #openAny(step: Step): Promise<RegistrationEvent> {
     const { routes, onReached } = this.#plan
     const order = [...routes.keys()].sort((a, b) => Number(b === this.#route) - Number(a === this.#route))
     for (const [turn, index] of order.entries()) {
       const route = routes[index]!
-      const event = await this.#attempt('open-failed', (scope) => this.#open(route, scope))
+      const early = this.#earlyStep(route, step)
+      let event = await this.#attempt('open-failed', (scope) => this.#open(route, scope, early))
+      if (early !== undefined && event.name === 'open-failed' && mayBeRefusedPipelining(event.error)) {
+        this.#suspectPipelining(index, event.error)
+        if (this.#stop !== undefined) break
+        event = await this.#attempt('open-failed', (scope) => this.#open(route, scope))
+        // The same without: that was not why.
+        if (event.name === 'open-failed' && mayBeRefusedPipelining(event.error)) this.#suspect = undefined
+      }
       if (event.name === 'opened') {
         this.#route = index
         onReached?.(index)
@@ -165,8 +190,19 @@ class Call {
     return { name: 'stopped', error: this.#stop ?? this.#cancelled() }
   }
 
-  async #open(route: Route, scope: Scope): Promise<RegistrationEvent> {
-    const opening = route.open(scope)
+  #earlyStep({ onPipeliningRefused }: Route, step: Step): EarlyStep | undefined {
+    if (onPipeliningRefused === undefined || !this.#pipelining || step.kind === 'probe') return undefined
+    return { step, registrationId: this.#registrationId }
+  }
+
+  #suspectPipelining(route: number, error: DpsError): void {
+    this.#pipelining = false
+    this.#suspect = route
+    this.#emit({ type: 'pipelining-refused', transport: this.#plan.routes[route]!.name, error })
+  }
+
+  async #open(route: Route, scope: Scope, early?: EarlyStep): Promise<RegistrationEvent> {
+    const opening = route.open(scope, early)
     // A transport that opens after it was given up on would leave a connection that nobody closes.
     opening.then(
       (late) => scope.signal.aborted && void closeOrDestroy(late, this.#plan.clock),
@@ -184,18 +220,32 @@ class Call {
         `the credential became that of another device ("${opened.registrationId}") during the registration of "${this.#registrationId}"`,
       )
     }
+    this.#early = early !== undefined
     return { name: 'opened' }
+  }
+
+  async #ask(step: Request): Promise<RegistrationEvent> {
+    const event = await this.#attempt('lost', (scope) => this.#request(step, scope))
+    if (this.#early && event.name === 'lost' && mayBeRefusedPipelining(event.error)) {
+      this.#suspectPipelining(this.#route!, event.error)
+    }
+    return event
+  }
+
+  #answered(): void {
+    this.#roundTrips++
+    this.#early = false
+    if (this.#suspect === undefined || this.#suspect !== this.#route) return
+    this.#plan.routes[this.#suspect]?.onPipeliningRefused?.()
+    this.#suspect = undefined
   }
 
   async #request(step: Request, scope: Scope): Promise<RegistrationEvent> {
     const { session, registrationId, body } = this.#opened!
     const phase = PHASE_OF[step.kind]
     scope.enter(phase)
-    const raw = await session.request(
-      step.kind === 'poll' ? { kind: 'query', operationId: step.operationId } : { kind: step.kind, body },
-      scope.signal,
-    )
-    this.#roundTrips++
+    const raw = await session.request(transportRequest(step, body), scope.signal)
+    this.#answered()
     const context = {
       phase,
       registrationId,
@@ -289,6 +339,11 @@ class Call {
   #emit(event: DpsEvent): void {
     if (!this.#settled) this.#plan.emit(event)
   }
+}
+
+/** @param body of a register or lookup request */
+export function transportRequest(step: Request, body: string): TransportRequest {
+  return step.kind === 'poll' ? { kind: 'query', operationId: step.operationId } : { kind: step.kind, body }
 }
 
 async function closeOrDestroy({ session, destroy }: OpenedSession, clock: Clock): Promise<void> {

@@ -61,7 +61,8 @@ export type Wait =
   | { readonly reason: 'retry'; readonly step: StepName; readonly failures: number; readonly error: DpsError }
 
 export type Effect =
-  | { readonly name: 'open' }
+  /** `step` is what will be asked on the connection. */
+  | { readonly name: 'open'; readonly step: Step }
   | { readonly name: 'request'; readonly step: Request }
   /** `keep` is false where the session is of no more use and must be closed first. */
   | { readonly name: 'wait'; readonly wait: Wait; readonly keep: boolean }

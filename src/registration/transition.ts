@@ -71,7 +71,10 @@ function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): 
         waited: () =>
           state.connected
             ? proceed(state.step, state.failures)
-            : [{ name: 'opening', step: state.step, failures: state.failures }, { name: 'open' }],
+            : [
+                { name: 'opening', step: state.step, failures: state.failures },
+                { name: 'open', step: state.step },
+              ],
       }
   }
 }

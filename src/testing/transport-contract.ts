@@ -439,6 +439,46 @@ const CASES: readonly (readonly [name: string, act: Act])[] = [
     },
   ],
   [
+    'a request that was announced to open is answered by the reply to it, and the session goes on',
+    async (stage) => {
+      const session = await stage.open({ firstRequest: stage.register() })
+      const { operationId } = bodyOf(await stage.request(session))
+      stage.fault({ at: 'poll', do: { reply: { status: 503 } } })
+      const query = { kind: 'query', operationId: String(operationId) } as const
+      assert.equal((await stage.request(session, query)).status, 503)
+    },
+  ],
+  [
+    'a request in place of the one that was announced is answered by its own reply',
+    async (stage) => {
+      const { query } = await stage.started()
+      stage.fault({ at: 'register', do: { reply: { status: 429 } } })
+      const session = await stage.open({ firstRequest: stage.register() })
+      assert((await stage.request(session, query)).status < 300, 'the reply of another request came')
+    },
+  ],
+  [
+    'a request that was announced and is aborted in silence rejects with the reason and ends the session',
+    async (stage) => {
+      const reason = stop()
+      const silence = stage.fault({ at: 'register', do: 'silence' })
+      const session = await stage.open({ firstRequest: stage.register() })
+      const pending = stage.request(session)
+      await stage.within('the request', silence.hit)
+      pending.controller.abort(reason)
+      assert.equal(await stage.rejection(pending), reason)
+      await stage.gone()
+    },
+  ],
+  [
+    'a request that was announced and never asked is nobody’s after close',
+    async (stage) => {
+      const session = await stage.open({ firstRequest: stage.register() })
+      await stage.within('close', session.close())
+      await stage.refused(stage.request(session), 'CONNECTION_LOST', 'register')
+    },
+  ],
+  [
     'close leaves nothing, and may be called at once, again and afterwards',
     async (stage) => {
       const session = await stage.open()

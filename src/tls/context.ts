@@ -71,8 +71,9 @@ export function keptContextFor(identity: Identity, policy: TlsPolicy): SecureCon
   return kept
 }
 
+/** Devices that present no certificate share one: there is nothing of them in it. Their sessions stay apart. */
 function contextKey(identity: Identity, policy: TlsPolicy): string {
-  return `${identityKey(identity)} ${policy.id}`
+  return identity.tls === undefined ? policy.id : `${identityKey(identity)} ${policy.id}`
 }
 
 function build(identity: Identity, policy: TlsPolicy): SecureContext {

@@ -144,6 +144,7 @@ class Attempt {
     this.#way = tcp
     tcp.on('error', (error) => this.#fail(error))
     tcp.on('close', this.#onClose)
+    letGoWhenClosed(tcp)
     this.#watchLookup(tcp, host)
     try {
       // While the network is at work.
@@ -269,6 +270,7 @@ class Attempt {
     // Node also emits what the stream below says while it is destroyed, which is not why it was.
     socket.on('error', (error) => this.#fail(socket.errored ?? error))
     socket.on('close', this.#onClose)
+    letGoWhenClosed(socket)
     // Node emits a session only after the handshake was verified, and after `secureConnect`.
     if (sessionResumption) {
       const startedAt = this.#scope.clock.monotonic()
@@ -364,6 +366,19 @@ class Attempt {
     report()
   }
 }
+
+/**
+ * A closed socket is kept by its native half until a full garbage collection comes, and with it would be all that listens:
+ * the attempt, the session, the call. Whoever listens to `close` still hears it.
+ */
+function letGoWhenClosed(socket: net.Socket): void {
+  socket.once('close', () => {
+    socket.removeAllListeners()
+    socket.on('error', ignore)
+  })
+}
+
+function ignore(): void {}
 
 function tcpOptions(host: string, port: number): net.TcpNetConnectOpts {
   return { host, port, noDelay: true, autoSelectFamilyAttemptTimeout: ADDRESS_ATTEMPT_MS }

@@ -27,7 +27,7 @@ export interface DialedSocket {
 export interface ConnectionFacts extends TlsFacts {
   /** Name of the transport. */
   readonly transport: string
-  /** Network round trips until the session could take a request. */
+  /** Network round trips until a request could be sent: where the first went ahead, those of the dialer and no more. */
   readonly roundTrips: number
 }
 
@@ -55,6 +55,12 @@ export interface TransportContext {
   readonly userAgent: string
   /** A reply larger than this is refused with REPLY_TOO_LARGE. Bytes. */
   readonly maxReplyBytes: number
+  /**
+   * The request that is asked first. Present only where it may be sent before the service has let the device in: a
+   * transport that can do so may send it early, or ignore this. The session's first request, if it is the same, is then
+   * answered by the reply to what was sent, which may be there already.
+   */
+  readonly firstRequest?: TransportRequest | undefined
   /** Aborts with a DpsError as its reason when a phase limit, the deadline or the caller ends this step. */
   readonly signal: AbortSignal
   /** Announces the phase that begins now; ends the one before. Starts that phase's limit. */

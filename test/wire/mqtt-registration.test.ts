@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { describe, expect, it } from 'vitest'
 import { MqttSession } from '../../src/transport/mqtt/session.ts'
+import type { TransportRequest } from '../../src/transport/transport.ts'
 
 // One registration, byte for byte in both directions, written out by hand from the MQTT 3.1.1 standard and
 // https://learn.microsoft.com/azure/iot/iot-mqtt-connect-to-iot-dps
@@ -68,7 +69,14 @@ const query = {
 
 const disconnect = { client: bytes('<e0 00>'), server: Buffer.alloc(0) }
 
-async function play(turns: readonly Turn[], password: string | undefined, chunkBytes: number): Promise<void> {
+const BODY = '{"registrationId":"my-device","ü":1}'
+
+async function play(
+  turns: readonly Turn[],
+  password: string | undefined,
+  chunkBytes: number,
+  firstRequest?: TransportRequest,
+): Promise<void> {
   const failures: unknown[] = []
   const server = net.createServer(async (socket) => {
     try {
@@ -123,11 +131,11 @@ async function play(turns: readonly Turn[], password: string | undefined, chunkB
         signal,
         enter: () => {},
         token: async () => password,
+        firstRequest,
       },
       'r',
     )
-    const body = '{"registrationId":"my-device","ü":1}'
-    const first = await session.request({ kind: 'register', body }, signal)
+    const first = await session.request({ kind: 'register', body: BODY }, signal)
     expect({ ...first, body: Buffer.from(first.body).toString() }).toEqual({
       status: 202,
       retryAfter: '3',
@@ -159,5 +167,13 @@ describe('a registration on the wire', () => {
     const turns = [connect, subscribe, register, query, disconnect]
     await play(turns, password, 65_536)
     await play(turns, password, 1)
+    // Pipelined: the same bytes, with one wait in place of three.
+    const flight = {
+      client: Buffer.concat([connect.client, subscribe.client, register.client]),
+      server: Buffer.concat([connect.server, subscribe.server, register.server]),
+    }
+    const first = { kind: 'register', body: BODY } as const
+    await play([flight, query, disconnect], password, 65_536, first)
+    await play([flight, query, disconnect], password, 1, first)
   })
 })

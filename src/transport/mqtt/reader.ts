@@ -63,12 +63,13 @@ export class PacketReader {
    */
   next(phase: DpsPhase): ServerPacket | undefined {
     if (!this.#lengthKnown && !this.#readFixedHeader(phase)) return this.#exhausted()
-    const packet = this.#readRest()
-    if (packet === undefined) return this.#exhausted()
-    const first = this.#first
-    this.#first = this.#length = this.#lengthBytes = 0
-    this.#lengthKnown = false
-    return this.#decode(first, packet, phase)
+    const start = this.#offset
+    if (this.#spread === undefined && this.#chunk.length - start >= this.#length) {
+      this.#offset += this.#length
+      return this.#decode(this.#chunk, start, phase)
+    }
+    const packet = this.#gather()
+    return packet === undefined ? this.#exhausted() : this.#decode(packet, 0, phase)
   }
 
   #exhausted(): undefined {
@@ -102,7 +103,8 @@ export class PacketReader {
   #checkLength(phase: DpsPhase): void {
     const type = this.#first >> 4
     if (type === PacketType.PUBLISH) {
-      if (this.#length > this.#maxPayloadBytes + TOPIC_HEADROOM_BYTES) throw this.#tooLarge(phase)
+      if (this.#length > this.#maxPayloadBytes + TOPIC_HEADROOM_BYTES)
+        throw this.#tooLarge(phase, this.#length)
       return
     }
     const expected = type === PacketType.SUBACK ? 3 : type === PacketType.PINGRESP ? 0 : 2
@@ -114,14 +116,9 @@ export class PacketReader {
     }
   }
 
-  #readRest(): Buffer | undefined {
-    const available = this.#chunk.length - this.#offset
+  /** A packet that is spread over chunks, once it is whole. */
+  #gather(): Buffer | undefined {
     if (this.#spread === undefined) {
-      if (available >= this.#length) {
-        const packet = this.#chunk.subarray(this.#offset, this.#offset + this.#length)
-        this.#offset += this.#length
-        return packet
-      }
       // Not from the pool: a reply that is kept waiting must not hold on to other people's memory.
       this.#spread = Buffer.allocUnsafeSlow(this.#length)
       this.#filled = 0
@@ -135,43 +132,48 @@ export class PacketReader {
     return packet
   }
 
-  #decode(first: number, packet: Buffer, phase: DpsPhase): ServerPacket {
+  /** The packet whose variable header begins at `start`. */
+  #decode(bytes: Buffer, start: number, phase: DpsPhase): ServerPacket {
+    const first = this.#first
+    const length = this.#length
+    this.#first = this.#length = this.#lengthBytes = 0
+    this.#lengthKnown = false
     switch (first >> 4) {
       case PacketType.PUBLISH:
-        return this.#decodePublish(first, packet, phase)
+        return this.#decodePublish(first, bytes, start, start + length, phase)
       case PacketType.CONNACK: {
-        const flags = packet[0]!
+        const flags = bytes[start]!
         if (flags > 1) throw violation(phase, 'CONNACK with reserved flags set [3.2.2.1]')
-        return { type: 'connack', sessionPresent: flags === 1, returnCode: packet[1]! }
+        return { type: 'connack', sessionPresent: flags === 1, returnCode: bytes[start + 1]! }
       }
       case PacketType.SUBACK: {
-        const packetId = readPacketId(packet, 0, phase)
-        const returnCode = packet[2]!
+        const packetId = readPacketId(bytes, start, phase)
+        const returnCode = bytes[start + 2]!
         if (returnCode !== 0 && returnCode !== 1 && returnCode !== 2 && returnCode !== 0x80) {
           throw violation(phase, `SUBACK with the reserved return code ${returnCode} [MQTT-3.9.3-2]`)
         }
         return { type: 'suback', packetId, returnCode }
       }
       case PacketType.PUBACK:
-        return { type: 'puback', packetId: readPacketId(packet, 0, phase) }
+        return { type: 'puback', packetId: readPacketId(bytes, start, phase) }
       default:
         return PINGRESP
     }
   }
 
-  #decodePublish(first: number, packet: Buffer, phase: DpsPhase): ServerPacket {
+  #decodePublish(first: number, bytes: Buffer, start: number, end: number, phase: DpsPhase): ServerPacket {
     const qos = first & 0x02 ? 1 : 0
-    const topicStart = 2
-    const topicEnd = packet.length < topicStart ? Infinity : topicStart + packet.readUInt16BE(0)
+    const topicStart = start + 2
+    const topicEnd = topicStart > end ? Infinity : topicStart + readUInt16(bytes, start)
     const payloadStart = topicEnd + 2 * qos
-    if (payloadStart > packet.length) throw violation(phase, 'PUBLISH that ends before its topic does')
-    const topic = readTopic(packet.subarray(topicStart, topicEnd), phase)
-    const packetId = qos === 1 ? readPacketId(packet, topicEnd, phase) : undefined
-    if (packet.length - payloadStart > this.#maxPayloadBytes) throw this.#tooLarge(phase)
+    if (payloadStart > end) throw violation(phase, 'PUBLISH that ends before its topic does')
+    const topic = readTopic(bytes, topicStart, topicEnd, phase)
+    const packetId = qos === 1 ? readPacketId(bytes, topicEnd, phase) : undefined
+    if (end - payloadStart > this.#maxPayloadBytes) throw this.#tooLarge(phase, end - start)
     return {
       type: 'publish',
       topic,
-      payload: packet.subarray(payloadStart),
+      payload: bytes.subarray(payloadStart, end),
       qos,
       dup: (first & 0x08) !== 0,
       retain: (first & 0x01) !== 0,
@@ -179,11 +181,11 @@ export class PacketReader {
     }
   }
 
-  #tooLarge(phase: DpsPhase): DpsError {
+  #tooLarge(phase: DpsPhase, length: number): DpsError {
     return new DpsError(
       'REPLY_TOO_LARGE',
       phase,
-      `the server announced a message of ${this.#length} bytes; at most ${this.#maxPayloadBytes} are taken`,
+      `the server announced a message of ${length} bytes; at most ${this.#maxPayloadBytes} are taken`,
     )
   }
 }
@@ -212,10 +214,13 @@ function checkFirstByte(first: number, phase: DpsPhase): void {
   }
 }
 
-function readTopic(bytes: Buffer, phase: DpsPhase): string {
-  if (bytes.length === 0) throw violation(phase, 'PUBLISH with an empty topic [MQTT-4.7.3-1]')
-  if (!isUtf8(bytes)) throw violation(phase, 'PUBLISH with a topic that is not UTF-8 [MQTT-1.5.3-1]')
-  const topic = bytes.toString('utf8')
+function readTopic(bytes: Buffer, start: number, end: number, phase: DpsPhase): string {
+  if (start === end) throw violation(phase, 'PUBLISH with an empty topic [MQTT-4.7.3-1]')
+  const topic = bytes.toString('utf8', start, end)
+  // What is not UTF-8 decodes to U+FFFD, which may also be what was sent.
+  if (topic.includes('\ufffd') && !isUtf8(bytes.subarray(start, end))) {
+    throw violation(phase, 'PUBLISH with a topic that is not UTF-8 [MQTT-1.5.3-1]')
+  }
   if (topic.includes('\0')) throw violation(phase, 'PUBLISH with U+0000 in its topic [MQTT-1.5.3-2]')
   if (topic.includes('#') || topic.includes('+')) {
     throw violation(phase, 'PUBLISH with a wildcard in its topic [MQTT-3.3.2-2]')
@@ -223,10 +228,14 @@ function readTopic(bytes: Buffer, phase: DpsPhase): string {
   return topic
 }
 
-function readPacketId(packet: Buffer, at: number, phase: DpsPhase): number {
-  const packetId = packet.readUInt16BE(at)
+function readPacketId(bytes: Buffer, at: number, phase: DpsPhase): number {
+  const packetId = readUInt16(bytes, at)
   if (packetId === 0) throw violation(phase, 'a packet identifier of 0 [MQTT-2.3.1-1]')
   return packetId
+}
+
+function readUInt16(bytes: Buffer, at: number): number {
+  return (bytes[at]! << 8) | bytes[at + 1]!
 }
 
 function violation(phase: DpsPhase, what: string): DpsError {

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomFillSync } from 'node:crypto'
 import { DpsError, type DpsPhase } from '../../errors.ts'
 import { printable } from '../../printable.ts'
 import {
@@ -42,8 +42,38 @@ export interface ByteStream {
 /** What a session needs to know of its connection. */
 export type SessionContext = Pick<
   TransportContext,
-  'idScope' | 'registrationId' | 'apiVersion' | 'userAgent' | 'maxReplyBytes' | 'signal' | 'enter' | 'token'
+  | 'idScope'
+  | 'registrationId'
+  | 'apiVersion'
+  | 'userAgent'
+  | 'maxReplyBytes'
+  | 'firstRequest'
+  | 'signal'
+  | 'enter'
+  | 'token'
 >
+
+/** What is sent at once with CONNECT. */
+export type EarlyRequest = Exclude<TransportRequest, { readonly kind: 'lookup' }>
+
+/** The request that a session on this context sends with CONNECT, if it sends one. */
+export function earlyRequest({
+  firstRequest,
+}: Pick<TransportContext, 'firstRequest'>): EarlyRequest | undefined {
+  return firstRequest?.kind === 'lookup' ? undefined : firstRequest
+}
+
+/**
+ * The context with its token under way, so that a session which sends everything at once has it when the handshake is
+ * done. Where nothing is sent early the token waits for the connection: a signature in vain may cost a chip's time.
+ */
+export function withTokenAhead(context: TransportContext): TransportContext {
+  if (earlyRequest(context) === undefined) return context
+  const token = (async () => context.token())()
+  // Looked at once there is a connection to use it on.
+  token.catch(() => {})
+  return { ...context, token: () => token }
+}
 
 /**
  * Azure's load balancers drop a flow that was idle for about 4 minutes, so it need not be promised for longer. No PINGREQ
@@ -67,12 +97,15 @@ interface Waiter {
   readonly resolve: (value: never) => void
   readonly reject: (reason: unknown) => void
   readonly signal: AbortSignal
-  readonly onAbort: () => void
 }
 
 /**
  * One MQTT connection to the provisioning service, on a stream that is connected and verified already. Everything is
  * decided as the packets come in, in one state; promises are only told the outcome.
+ *
+ * Where the context names a first request, CONNECT, SUBSCRIBE and that request go out in one write (MQTT 3.1.1 section
+ * 3.1.4). What comes back is held to the same order as without, and a reply that is there before anybody has asked for it
+ * is kept.
  */
 export class MqttSession implements TransportSession {
   readonly connection: ConnectionFacts
@@ -80,14 +113,23 @@ export class MqttSession implements TransportSession {
   readonly #context: SessionContext
   readonly #reader: PacketReader
   readonly #requestIdPrefix: string
-  readonly #streamClosed: Promise<void>
+  readonly #onAbort = () => this.#fail(this.#waiter?.signal.reason)
   #state: State = 'token'
   #phase: DpsPhase = 'connect'
   #waiter: Waiter | undefined
   /** What ended the session. */
   #ending: unknown
+  #streamClosed = false
+  /** Set once somebody waits for the end of the stream. */
+  #gone: Promise<void> | undefined
+  #resolveGone: (() => void) | undefined
   #requests = 0
+  /** Id of the request that is unanswered; empty where there is none. */
   #requestId = ''
+  /** The request that was sent with CONNECT, until it is asked for. */
+  #early: EarlyRequest | undefined
+  /** What came of it before that. */
+  #earlyOutcome: RawReply | DpsError | undefined
 
   /**
    * Takes over `stream` and resolves when a request may be sent. If it fails, the stream is destroyed.
@@ -99,7 +141,7 @@ export class MqttSession implements TransportSession {
     stream: ByteStream,
     connection: ConnectionFacts,
     context: SessionContext,
-    requestIdPrefix: string = randomBytes(4).toString('hex'),
+    requestIdPrefix: string = nextRequestIdPrefix(),
   ): Promise<MqttSession> {
     return new MqttSession(stream, connection, context, requestIdPrefix).#open()
   }
@@ -117,13 +159,17 @@ export class MqttSession implements TransportSession {
     // A counter tells the requests of one connection apart. The prefix tells connections apart: all of a device have the
     // same client id, so the answer to a request of a lost connection may still arrive on the next.
     this.#requestIdPrefix = requestIdPrefix
-    this.#streamClosed = new Promise((resolve) => stream.on('close', resolve))
+    this.#early = earlyRequest(context)
     // Stays for as long as the stream does: an error that nobody listens to would end the process.
     stream.on('error', (cause) =>
       this.#fail(stream.explain?.(cause, this.#phase) ?? this.#lost('broke', cause)),
     )
     stream.on('end', () => this.#lose('was ended by the server'))
-    stream.on('close', () => this.#lose('was closed'))
+    stream.on('close', () => {
+      this.#lose('was closed')
+      this.#streamClosed = true
+      this.#resolveGone?.()
+    })
   }
 
   #open(): Promise<MqttSession> {
@@ -138,46 +184,58 @@ export class MqttSession implements TransportSession {
     if (this.#stream.destroyed) this.#lose('was closed')
     if (!this.#isClosed()) {
       this.#stream.on('data', (chunk) => this.#read(chunk))
-      void this.#connect()
+      this.#connect()
     }
     return opened
   }
 
-  async request(request: TransportRequest, signal: AbortSignal): Promise<RawReply> {
+  request(request: TransportRequest, signal: AbortSignal): Promise<RawReply> {
+    try {
+      return this.#ask(request, signal)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  #ask(request: TransportRequest, signal: AbortSignal): Promise<RawReply> {
     if (request.kind === 'lookup') {
       throw new DpsError('TRANSPORT_FAILED', 'config', 'the service offers lookup over HTTPS only')
     }
-    const phase = request.kind === 'register' ? 'register' : 'poll'
+    const phase = phaseOf(request)
     if (this.#waiter !== undefined) {
       throw new DpsError('TRANSPORT_FAILED', phase, 'a session takes one request at a time', {
         hint: 'Wait for the reply to the request before, or open a second session.',
       })
     }
+    const early = this.#early
+    this.#early = undefined
     if (signal.aborted) {
       this.#fail(signal.reason)
       throw signal.reason
     }
+    if (early !== undefined && isSame(early, request)) return this.#await(signal)
     if (this.#isClosed()) {
       throw new DpsError('CONNECTION_LOST', phase, 'the connection had ended before the request', {
         cause: this.#ending,
       })
     }
-    const count = ++this.#requests
-    const requestId = this.#requestIdPrefix + count.toString(36)
-    const packet = encodePublish({
-      topic:
-        request.kind === 'register' ? registerTopic(requestId) : queryTopic(requestId, request.operationId),
-      payload: request.kind === 'register' ? request.body : '',
-      qos: 1,
-      // From 2 on, SUBSCRIBE having had 1; an acknowledgement may never come, so ids are used in turn.
-      packetId: (count % 65_535) + SUBSCRIBE_PACKET_ID,
-    })
-    this.#state = 'request'
+    const packet = this.#encode(request)
     this.#phase = phase
-    this.#requestId = requestId
+    this.#state = 'request'
     const reply = this.#wait<RawReply>(signal)
     this.#stream.write(packet)
     return reply
+  }
+
+  /** The reply to the request that went out with CONNECT. */
+  #await(signal: AbortSignal): Promise<RawReply> {
+    const outcome = this.#earlyOutcome
+    this.#earlyOutcome = undefined
+    if (outcome instanceof DpsError) throw outcome
+    if (outcome !== undefined) return Promise.resolve(outcome)
+    if (this.#isClosed()) throw this.#ending
+    this.#state = 'request'
+    return this.#wait<RawReply>(signal)
   }
 
   close(): Promise<void> {
@@ -190,24 +248,58 @@ export class MqttSession implements TransportSession {
       else this.#stream.destroy()
       this.#end(this.#lost('was closed by this side'))
     }
-    return this.#streamClosed
+    this.#early = undefined
+    this.#gone ??= new Promise((resolve) => {
+      if (this.#streamClosed) resolve()
+      else this.#resolveGone = resolve
+    })
+    return this.#gone
   }
 
-  async #connect(): Promise<void> {
+  #connect(): void {
     try {
-      const password = await this.#context.token()
-      if (this.#isClosed()) return
-      const packet = encodeConnect({
+      this.#context.token().then(
+        (password) => this.#begin(password),
+        (error: unknown) => this.#fail(error),
+      )
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #begin(password: string | undefined): void {
+    if (this.#isClosed()) return
+    try {
+      const connect = encodeConnect({
         clientId: mqttClientId(this.#context.registrationId),
         userName: mqttUserName(this.#context),
         password,
         keepAliveSeconds: KEEP_ALIVE_SECONDS,
       })
+      const early = this.#early
+      const flight =
+        early === undefined ? connect : Buffer.concat([connect, subscribePacket(), this.#encode(early)])
       this.#state = 'connect'
-      this.#stream.write(packet)
+      this.#stream.write(flight)
     } catch (error) {
       this.#fail(error)
     }
+  }
+
+  /** The packet of a request that from now on is the one to be answered. */
+  #encode(request: EarlyRequest): Buffer {
+    const count = ++this.#requests
+    const requestId = this.#requestIdPrefix + count.toString(36)
+    const register = request.kind === 'register'
+    const packet = encodePublish({
+      topic: register ? registerTopic(requestId) : queryTopic(requestId, request.operationId),
+      payload: register ? request.body : '',
+      qos: 1,
+      // From 2 on, SUBSCRIBE having had 1; an acknowledgement may never come, so ids are used in turn.
+      packetId: (count % 65_535) + SUBSCRIBE_PACKET_ID,
+    })
+    this.#requestId = requestId
+    return packet
   }
 
   #enter(phase: 'connect' | 'subscribe'): void {
@@ -217,16 +309,19 @@ export class MqttSession implements TransportSession {
 
   #read(chunk: Buffer): void {
     if (this.#isClosed()) return
-    const acknowledge: number[] = []
+    let acknowledge: number[] | undefined
     try {
       this.#reader.push(chunk)
       for (;;) {
         const packet = this.#reader.next(this.#phase)
         if (packet === undefined) break
         this.#receive(packet)
-        if (packet.type === 'publish' && packet.packetId !== undefined) acknowledge.push(packet.packetId)
+        if (packet.type === 'publish' && packet.packetId !== undefined) {
+          acknowledge ??= []
+          acknowledge.push(packet.packetId)
+        }
       }
-      if (acknowledge.length === 0) return
+      if (acknowledge === undefined) return
       if (this.#stream.writableLength > MAX_UNSENT_BYTES) {
         throw this.#violation('more messages than it takes acknowledgements for')
       }
@@ -250,8 +345,10 @@ export class MqttSession implements TransportSession {
         this.#subscribed(packet.packetId, packet.returnCode)
         break
       case 'publish':
-        // May come before SUBACK (section 3.8.4), then answering nobody.
-        if (this.#state === 'request') this.#reply(packet.topic, packet.payload)
+        // May come before SUBACK (section 3.8.4): answering nobody, unless a request went out with CONNECT.
+        if (this.#requestId !== '' && packet.topic.startsWith(RESPONSE_PREFIX)) {
+          this.#reply(packet.topic, packet.payload)
+        }
         break
       case 'puback':
       case 'pingresp':
@@ -266,7 +363,7 @@ export class MqttSession implements TransportSession {
     if (returnCode !== 0) throw this.#connectionRefused(returnCode)
     this.#state = 'subscribe'
     this.#enter('subscribe')
-    this.#stream.write(encodeSubscribe(SUBSCRIBE_PACKET_ID, RESPONSE_FILTER, 1))
+    if (this.#early === undefined && !this.#isClosed()) this.#stream.write(subscribePacket())
   }
 
   /** Table 3.1 of MQTT 3.1.1. */
@@ -301,45 +398,53 @@ export class MqttSession implements TransportSession {
     }
     if (returnCode > 1) throw this.#violation('SUBACK that grants more than was asked for [MQTT-3.8.4-6]')
     this.#state = 'idle'
+    // From here on whatever happens, happens to the request that is under way.
+    if (this.#early !== undefined) this.#phase = phaseOf(this.#early)
     this.#settle()?.resolve(this as never)
   }
 
   #reply(topic: string, payload: Buffer): void {
-    if (!topic.startsWith(RESPONSE_PREFIX)) return
     const response = parseResponseTopic(topic)
     if (response === undefined) {
-      this.#state = 'idle'
-      this.#settle()?.reject(
+      this.#answer(
         new DpsError(
           'REPLY_MALFORMED',
           'parse',
           `the topic of the reply must be ${RESPONSE_PREFIX}<status>/?$rid=<request id>; it is "${printable(topic, 120)}"`,
         ),
       )
+    } else if (response.requestId === this.#requestId) {
+      this.#answer({
+        status: response.status,
+        retryAfter: response.retryAfter,
+        body: new Uint8Array(payload),
+      })
+    }
+  }
+
+  #answer(outcome: RawReply | DpsError): void {
+    this.#requestId = ''
+    if (this.#state !== 'request') {
+      this.#earlyOutcome = outcome
       return
     }
-    if (response.requestId !== this.#requestId) return
     this.#state = 'idle'
-    const reply: RawReply = {
-      status: response.status,
-      retryAfter: response.retryAfter,
-      body: new Uint8Array(payload),
-    }
-    this.#settle()?.resolve(reply as never)
+    const waiter = this.#settle()
+    if (outcome instanceof DpsError) waiter?.reject(outcome)
+    else waiter?.resolve(outcome as never)
   }
 
   #wait<T>(signal: AbortSignal): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      const onAbort = () => this.#fail(signal.reason)
-      signal.addEventListener('abort', onAbort, { once: true })
-      this.#waiter = { resolve, reject, signal, onAbort }
+      signal.addEventListener('abort', this.#onAbort, { once: true })
+      this.#waiter = { resolve, reject, signal }
     })
   }
 
   #settle(): Waiter | undefined {
     const waiter = this.#waiter
     this.#waiter = undefined
-    waiter?.signal.removeEventListener('abort', waiter.onAbort)
+    waiter?.signal.removeEventListener('abort', this.#onAbort)
     return waiter
   }
 
@@ -376,4 +481,33 @@ export class MqttSession implements TransportSession {
   #violation(what: string): DpsError {
     return new DpsError('PROTOCOL_VIOLATION', this.#phase, `the server sent ${what}`)
   }
+}
+
+const PREFIX_BYTES = 4
+const prefixes = Buffer.alloc(64 * PREFIX_BYTES)
+let prefixesUsed = prefixes.length
+
+/** No secret, so drawn many at a time: a draw costs more than all else that a request does. */
+function nextRequestIdPrefix(): string {
+  if (prefixesUsed === prefixes.length) {
+    randomFillSync(prefixes)
+    prefixesUsed = 0
+  }
+  const at = prefixesUsed
+  prefixesUsed += PREFIX_BYTES
+  return prefixes.toString('hex', at, prefixesUsed)
+}
+
+function subscribePacket(): Buffer {
+  return encodeSubscribe(SUBSCRIBE_PACKET_ID, RESPONSE_FILTER, 1)
+}
+
+function phaseOf({ kind }: EarlyRequest): 'register' | 'poll' {
+  return kind === 'register' ? 'register' : 'poll'
+}
+
+function isSame(a: EarlyRequest, b: EarlyRequest): boolean {
+  return a.kind === 'register'
+    ? b.kind === 'register' && a.body === b.body
+    : b.kind === 'query' && a.operationId === b.operationId
 }

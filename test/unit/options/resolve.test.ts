@@ -31,6 +31,12 @@ describe('resolveOptions', () => {
     })
   })
 
+  it('pipelines only where that is asked for', () => {
+    expect(resolveOptions(minimal).pipelining).toBe(false)
+    expect(resolveOptions({ ...minimal, mqtt: {} }).pipelining).toBe(false)
+    expect(resolveOptions({ ...minimal, mqtt: { pipelining: true } }).pipelining).toBe(true)
+  })
+
   it('takes one port for all transports, or one for each', () => {
     expect(resolveOptions(minimal).portFor('mqtt')).toBeUndefined()
     expect(resolveOptions({ ...minimal, port: 4433 }).portFor('https')).toBe(4433)
@@ -99,6 +105,9 @@ describe('resolveOptions', () => {
     ['no transport at all', { ...minimal, transport: [] }, 'transport'],
     ['a transport twice', { ...minimal, transport: ['mqtt', 'https', 'mqtt'] }, 'transport'],
     ['an unknown transport in a list', { ...minimal, transport: ['mqtt', 'amqp'] }, 'transport'],
+    ['an unknown option of MQTT', { ...minimal, mqtt: { keepAlive: 1 } }, 'mqtt.keepAlive'],
+    ['options of MQTT that are none', { ...minimal, mqtt: true }, 'mqtt'],
+    ['pipelining in words', { ...minimal, mqtt: { pipelining: 'yes' } }, 'mqtt.pipelining'],
     ['a port for an unknown transport', { ...minimal, port: { amqp: 5671 } }, 'port.amqp'],
     ['port 0 for one transport', { ...minimal, port: { https: 0 } }, 'port.https'],
     ['a contact that is no time', { ...minimal, lastContact: 'yesterday' }, 'lastContact'],

@@ -1,9 +1,9 @@
 import { getEventListeners } from 'node:events'
 import { describe, expect, it } from 'vitest'
-import { DpsError } from '../../../src/errors.ts'
+import { DpsError, type DpsPhase } from '../../../src/errors.ts'
 import type { DpsEvent } from '../../../src/options/options.ts'
 import type { RawReply } from '../../../src/protocol/response.ts'
-import { type CallPlan, type Route, runCall } from '../../../src/registration/run.ts'
+import { type CallPlan, type EarlyStep, type Route, runCall } from '../../../src/registration/run.ts'
 import type { TransportRequest, TransportSession } from '../../../src/transport/transport.ts'
 import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
@@ -205,6 +205,138 @@ describe('a registration', () => {
       }),
     })
     await expectDpsError(t.running, 'CREDENTIAL_NAME_MISMATCH', 'config')
+  })
+})
+
+describe('a request that is sent early', () => {
+  const setEarly = (
+    answers: Answer[],
+    opens: (DpsError | 'ok')[] = [],
+    step: CallPlan['step'] = register,
+  ) => {
+    const asked: (EarlyStep | undefined)[] = []
+    let refused = 0
+    const requests: TransportRequest[] = []
+    const t = setup([], {
+      step,
+      routes: [
+        {
+          name: 'memory',
+          onPipeliningRefused: () => refused++,
+          open: async (scope, early) => {
+            scope.enter('connect')
+            asked.push(early)
+            const outcome = opens.shift() ?? 'ok'
+            if (outcome !== 'ok') throw outcome
+            return {
+              session: {
+                connection: facts,
+                request: async (request) => {
+                  requests.push(request)
+                  const answer = answers.shift()
+                  if (answer instanceof Error) throw answer
+                  return answer as RawReply
+                },
+                close: async () => {},
+              },
+              registrationId: 'd',
+              body: '{"registrationId":"d"}',
+            }
+          },
+        },
+      ],
+    })
+    return {
+      ...t,
+      asked,
+      requests,
+      get refused() {
+        return refused
+      },
+      get told() {
+        return t.events.filter((event) => event.type === 'pipelining-refused').length
+      },
+    }
+  }
+  const register = { kind: 'register' } as const
+  const early = { step: register, registrationId: undefined }
+  const gone = (phase: DpsPhase = 'connect') => new DpsError('CONNECTION_LOST', phase, 'gone')
+
+  it('is the one that is asked next', async () => {
+    const t = setEarly([assigning(), lost(), assigned])
+    await t.running
+    expect(t.asked).toEqual([early, { step: { kind: 'poll', operationId: 'op-1' }, registrationId: 'd' }])
+    expect([t.refused, t.told]).toEqual([0, 0])
+  })
+
+  it('is none for a probe', async () => {
+    const t = setEarly([], [], { kind: 'probe' })
+    await t.running
+    expect(t.asked).toEqual([undefined])
+  })
+
+  it.each<[DpsError['code'], DpsPhase]>([
+    ['CONNECTION_LOST', 'connect'],
+    ['CONNECTION_LOST', 'subscribe'],
+    ['TIMEOUT', 'connect'],
+    ['TIMEOUT', 'subscribe'],
+    ['PROTOCOL_VIOLATION', 'connect'],
+    ['PROTOCOL_VIOLATION', 'subscribe'],
+  ])('and meets %s in phase %s is sent in its turn, at once', async (code, phase) => {
+    const t = setEarly([assigned], [new DpsError(code, phase, 'no')])
+    await t.running
+    expect(t.asked).toEqual([early, undefined])
+    expect(t.clock.sleeps).toEqual([])
+    expect([t.refused, t.told]).toEqual([1, 1])
+    expect(t.events).toContainEqual(
+      expect.objectContaining({ type: 'pipelining-refused', transport: 'memory' }),
+    )
+  })
+
+  it.each<[DpsError['code'], DpsPhase]>([
+    ['UNAUTHORIZED', 'connect'],
+    ['PROTOCOL_REFUSED', 'connect'],
+    ['SUBSCRIPTION_REFUSED', 'subscribe'],
+    ['SERVER_UNTRUSTED', 'tls'],
+    ['SIGNER_FAILED', 'config'],
+  ])('and meets %s in phase %s has its answer', async (code, phase) => {
+    const t = setEarly([assigned], [new DpsError(code, phase, 'no')])
+    await expectDpsError(t.running, code, phase)
+    expect([t.asked.length, t.refused, t.told]).toEqual([1, 0, 0])
+  })
+
+  it.each<[DpsError['code'], DpsPhase]>([
+    ['CONNECTION_LOST', 'tls'],
+    ['TIMEOUT', 'tcp'],
+    ['SERVICE_UNAVAILABLE', 'connect'],
+  ])('and meets %s in phase %s is sent early again, after a pause', async (code, phase) => {
+    const t = setEarly([assigned], [new DpsError(code, phase, 'no')])
+    await t.running
+    expect(t.asked).toEqual([early, early])
+    expect(t.clock.sleeps).toEqual([500])
+    expect([t.refused, t.told]).toEqual([0, 0])
+  })
+
+  it('costs one connection more in a call, at most, and is not blamed for what happens without it too', async () => {
+    const t = setEarly([assigned], [gone(), gone(), gone('subscribe')])
+    await t.running
+    expect(t.asked).toEqual([early, undefined, undefined, undefined])
+    expect(t.clock.sleeps).toEqual([500, 1000])
+    expect([t.refused, t.told]).toEqual([0, 1])
+  })
+
+  it('and then is lost goes on in its turn', async () => {
+    const t = setEarly([gone('register'), assigned])
+    await t.running
+    expect(t.asked).toEqual([early, undefined])
+    expect(t.clock.sleeps).toEqual([500])
+    expect([t.refused, t.told]).toEqual([1, 1])
+  })
+
+  it('is blamed only once there is an answer without', async () => {
+    const t = setEarly([gone('register'), gone('register'), gone('register'), gone('register')])
+    await expectDpsError(t.running, 'CONNECTION_LOST', 'register')
+    expect([t.refused, t.told]).toEqual([0, 1])
   })
 })
 

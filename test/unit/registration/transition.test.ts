@@ -81,7 +81,7 @@ describe('what is kept', () => {
     let [state, effect] = transition({ name: 'requesting', step: poll, failures: none }, events.lost, 8)
     expect(effect).toMatchObject({ name: 'wait', keep: false })
     ;[state, effect] = transition(state, events.waited, 8)
-    expect(effect).toEqual({ name: 'open' })
+    expect(effect).toEqual({ name: 'open', step: poll })
     ;[state, effect] = transition(state, events.opened, 8)
     expect(effect).toEqual({ name: 'request', step: poll })
   })

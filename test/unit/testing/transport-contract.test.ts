@@ -135,6 +135,28 @@ const CULPRITS: Record<string, { makeTransport: () => Transport; breaks: (string
       'request resolves with the reply that answers it, over one connection',
       'request ignores a reply that comes again',
       'request is refused with TRANSPORT_FAILED while another is under way, which goes on',
+      'a request that was announced to open is answered by the reply to it, and the session goes on',
+    ],
+  },
+  'takes what was announced for whatever is asked first': {
+    makeTransport: opening(async (context, base) => {
+      const sound = await base.open(context)
+      const { firstRequest } = context
+      let early = firstRequest && sound.request(firstRequest, deaf())
+      await early
+      return {
+        connection: sound.connection,
+        request: (request, signal) => {
+          const reply = early ?? sound.request(request, signal)
+          early = undefined
+          return reply
+        },
+        close: () => sound.close(),
+      }
+    }),
+    breaks: [
+      'a request in place of the one that was announced is answered by its own reply',
+      'a request that was announced and never asked is nobody’s after close',
     ],
   },
   'gives the first bytes only': {
@@ -178,6 +200,7 @@ const CULPRITS: Record<string, { makeTransport: () => Transport; breaks: (string
     breaks: [
       'open, or the first request, that is aborted while the token is made rejects with the reason',
       /^request that is aborted in the silence/,
+      'a request that was announced and is aborted in silence rejects with the reason and ends the session',
       'request on a signal that is aborted rejects with its reason and sends nothing',
       'close resolves after a loss, an abort and a reply that is not the protocol',
     ],

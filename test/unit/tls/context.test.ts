@@ -23,9 +23,17 @@ describe('secureContextFor', () => {
   })
 
   it('never gives one credential the context of another', () => {
-    expect(secureContextFor(sasIdentity('one'), policy)).not.toBe(
-      secureContextFor(sasIdentity('two'), policy),
+    const other = issue({ name: 'other', key: deviceKey })
+    expect(secureContextFor(certificateIdentity({ cert: other.pem, key }, 'one'), policy)).not.toBe(
+      secureContextFor(certificateIdentity({ cert: device.pem, key }, 'one'), policy),
     )
+    expect(secureContextFor(sasIdentity('one'), policy)).not.toBe(
+      secureContextFor(certificateIdentity({ cert: device.pem, key }, 'one'), policy),
+    )
+  })
+
+  it('serves all devices that present no certificate', () => {
+    expect(secureContextFor(sasIdentity('one'), policy)).toBe(secureContextFor(sasIdentity('two'), policy))
   })
 
   it('builds anew when the content changes under one fingerprint', () => {
@@ -51,7 +59,9 @@ describe('secureContextFor', () => {
   })
 
   it('keeps a bounded number', () => {
-    for (let i = 0; i < 70; i++) secureContextFor(sasIdentity(`bounded ${i}`), policy)
+    for (let i = 0; i < 70; i++) {
+      secureContextFor(certificateIdentity({ cert: device.pem, key }, `bounded ${i}`), policy)
+    }
     expect(contextStatistics().size).toBe(64)
   })
 

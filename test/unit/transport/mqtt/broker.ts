@@ -17,6 +17,8 @@ export interface Peer {
   readonly socket: tls.TLSSocket
   /** Every byte the client has sent so far. */
   received(): Buffer
+  /** The same as it came: Node tells of each TLS record by itself. */
+  readonly chunks: readonly Buffer[]
   /** The next packet the client sends; it must be of this kind. */
   expect<C extends Packet['cmd']>(cmd: C): Promise<Extract<Packet, { cmd: C }>>
   /** Packets and raw bytes, in one write. */
@@ -93,6 +95,7 @@ function createPeer(socket: tls.TLSSocket, tcp: net.Socket): Peer {
       tcp.resetAndDestroy()
     },
     received: () => Buffer.concat(chunks),
+    chunks,
     expect: async (cmd) => {
       while (packets.length === 0) {
         if (socket.destroyed) throw new Error(`the client left before it sent ${cmd}`)
