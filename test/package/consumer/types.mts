@@ -4,7 +4,11 @@ import {
   DpsError,
   type DpsErrorCode,
   type DpsEvent,
+  fileStore,
+  type HubMqttOptions,
+  hubSettings,
   ProvisioningClient,
+  provision,
   symmetricKey,
   type Transport,
   x509,
@@ -27,6 +31,13 @@ const assignment: Promise<Assignment> = client.register({ payload: { a: 1 }, sig
 const emulator: Promise<Emulator> = startEmulator({ port: [8883, 443] })
 const cases: readonly ContractCase[] = transportContract({ makeTransport: () => transport, emulator })
 new ProvisioningClient({ idScope: '0ne', credential, transport: ['mqtt', 'https', transport] })
+
+export async function boot(): Promise<HubMqttOptions> {
+  const provisioned = await provision({ idScope: '0ne', credential, store: fileStore('a'), mode: 'lookup' })
+  const learnt: string = provisioned.source === 'store' ? 'before' : provisioned.connection.root
+  const settings = await hubSettings(provisioned, credential, { moduleId: learnt })
+  return settings.mqtt()
+}
 
 // @ts-expect-error: a credential is asked for
 new ProvisioningClient({ idScope: '0ne' })

@@ -1,5 +1,13 @@
 import assert from 'node:assert/strict'
-import { DpsError, ProvisioningClient, symmetricKey, x509 } from 'dps-device-client'
+import {
+  DpsError,
+  fileStore,
+  hubSettings,
+  ProvisioningClient,
+  provision,
+  symmetricKey,
+  x509,
+} from 'dps-device-client'
 import { startEmulator } from 'dps-device-client/emulator'
 import { deriveDeviceKey } from 'dps-device-client/factory'
 import { transportContract } from 'dps-device-client/testing'
@@ -31,6 +39,16 @@ for (const transport of ['mqtt-ws', 'https']) {
   const { connection } = await new ProvisioningClient({ ...options, credential, transport }).register()
   assert.equal(connection.transport, transport)
 }
+const store = fileStore('assignment')
+const [fresh, kept] = [
+  await provision({ ...options, credential, store }),
+  await provision({ ...options, credential, store, port: 9 }),
+]
+assert.deepEqual([fresh.source, kept.source, kept.assignedHub], ['register', 'store', fresh.assignedHub])
+assert.match(
+  (await (await hubSettings(kept, credential)).mqtt()).password,
+  /^SharedAccessSignature sr=emulated-hub/,
+)
 const makeTransport = () => ({ name: 'own', open: (context) => context.dial(context.port) })
 const [sentence] = transportContract({ makeTransport, emulator }).filter(({ name }) =>
   name.startsWith('open rejects with what the dialer'),
