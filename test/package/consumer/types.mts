@@ -15,6 +15,7 @@ import {
 } from 'dps-device-client'
 import { type Emulator, startEmulator } from 'dps-device-client/emulator'
 import { deriveDeviceKey } from 'dps-device-client/factory'
+import { connectHub, type HubConnection, type HubEvent } from 'dps-device-client/hub'
 import { type ContractCase, transportContract } from 'dps-device-client/testing'
 
 const credential: Credential = x509({ cert: 'pem', key: new Uint8Array() })
@@ -37,6 +38,26 @@ export async function boot(): Promise<HubMqttOptions> {
   const learnt: string = provisioned.source === 'store' ? 'before' : provisioned.connection.root
   const settings = await hubSettings(provisioned, credential, { moduleId: learnt })
   return settings.mqtt()
+}
+
+export async function live(given: Assignment): Promise<HubConnection> {
+  const seen: HubEvent[] = []
+  const hub = await connectHub(given, {
+    credential,
+    transport: ['mqtt', 'mqtt-ws'],
+    onEvent: (event) => seen.push(event),
+  })
+  hub.onMethod('reboot', ({ payload }) => ({ status: 200, payload }))
+  hub.onCommand(({ body, properties }) => `${body.length} ${properties.room}`)
+  hub.twin.onDesired(({ properties, version, complete }) => [properties.mode, version, complete])
+  await hub.sendTelemetry({ t: 1 }, { properties: { a: 'b' }, signal: AbortSignal.timeout(1) })
+  const { desired } = await hub.twin.get()
+  await hub.twin.report({ seen: desired.version })
+  // @ts-expect-error: an answer has a status
+  hub.onMethod('halt', () => ({ payload: 1 }))
+  // @ts-expect-error: hubs do not speak HTTPS to devices
+  await connectHub(given, { credential, transport: 'https' })
+  return hub
 }
 
 // @ts-expect-error: a credential is asked for
