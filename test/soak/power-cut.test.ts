@@ -59,7 +59,9 @@ async function killed(lines: number, delayMs: number, file: string, list: string
     })
   }
   const closed = once(child, 'close')
-  while (output.stdout.split('\n').length <= lines) await Promise.race([once(child.stdout, 'data'), closed])
+  while (child.exitCode === null && child.signalCode === null && output.stdout.split('\n').length <= lines) {
+    await Promise.race([once(child.stdout, 'data'), closed])
+  }
   await sleep(delayMs)
   child.kill('SIGKILL')
   const [, signal] = await closed
