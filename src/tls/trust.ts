@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import tls from 'node:tls'
 import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
+import { LruMap } from '../lru.ts'
 import type { PemInput, TrustOptions } from '../options/options.ts'
 import { refuseUnknown } from '../options/resolve.ts'
 import { printable } from '../printable.ts'
@@ -126,16 +127,23 @@ function readExtraRoots(input: PemInput): readonly TrustAnchor[] {
     if (blocks.length === 0) throw invalid(`${field} holds no PEM certificate`)
     return blocks.map((block, position) => {
       const where = blocks.length === 1 ? field : `${field}, PEM block ${position + 1},`
+      const kept = checkedRoots.get(block.text)
+      if (kept !== undefined) return kept
       if (block.label !== 'CERTIFICATE')
         throw invalid(`${where} is ${describeLabel(block.label)}, not a root certificate`)
       const certificate = parse(block.text)
       if (certificate === undefined) throw invalid(`${where} is not a readable certificate`)
       const fault = whyNoRoot(certificate)
       if (fault !== undefined) throw invalid(`${where} "${printableName(certificate.subject)}" is ${fault}`)
-      return anchorOf(certificate)
+      const anchor = anchorOf(certificate)
+      checkedRoots.set(block.text, anchor)
+      return anchor
     })
   })
 }
+
+/** By their PEM text: a client that is made anew for every connection does not check its roots anew. */
+const checkedRoots = new LruMap<TrustAnchor>(64)
 
 function describeLabel(label: string): string {
   if (label.endsWith('CERTIFICATE REQUEST')) return 'a certificate signing request'

@@ -117,7 +117,7 @@ export class MqttSession implements TransportSession {
   #state: State = 'token'
   #phase: DpsPhase = 'connect'
   #waiter: Waiter | undefined
-  /** What ended the session. */
+  /** What ended the session, where that was not this side. */
   #ending: unknown
   #streamClosed = false
   /** Set once somebody waits for the end of the stream. */
@@ -216,7 +216,7 @@ export class MqttSession implements TransportSession {
     if (early !== undefined && isSame(early, request)) return this.#await(signal)
     if (this.#isClosed()) {
       throw new DpsError('CONNECTION_LOST', phase, 'the connection had ended before the request', {
-        cause: this.#ending,
+        cause: this.#whyEnded(),
       })
     }
     const packet = this.#encode(request)
@@ -233,7 +233,7 @@ export class MqttSession implements TransportSession {
     this.#earlyOutcome = undefined
     if (outcome instanceof DpsError) throw outcome
     if (outcome !== undefined) return Promise.resolve(outcome)
-    if (this.#isClosed()) throw this.#ending
+    if (this.#isClosed()) throw this.#whyEnded()
     this.#state = 'request'
     return this.#wait<RawReply>(signal)
   }
@@ -246,7 +246,7 @@ export class MqttSession implements TransportSession {
       // No wait for the server to end its side: MQTT has no answer to DISCONNECT, and it would cost a round trip.
       if (polite) this.#stream.end(encodeDisconnect(), () => this.#stream.destroy())
       else this.#stream.destroy()
-      this.#end(this.#lost('was closed by this side'))
+      this.#end()
     }
     this.#early = undefined
     this.#gone ??= new Promise((resolve) => {
@@ -462,11 +462,16 @@ export class MqttSession implements TransportSession {
     this.#end(reason)
   }
 
-  /** Nothing changes after this. */
-  #end(reason: unknown): void {
+  /** Nothing changes after this. Without a reason it was closed by this side. */
+  #end(reason?: unknown): void {
     this.#state = 'closed'
     this.#ending = reason
-    this.#settle()?.reject(reason)
+    // An error has a stack, which is not collected for nobody.
+    if (this.#waiter !== undefined) this.#settle()?.reject(this.#whyEnded())
+  }
+
+  #whyEnded(): unknown {
+    return this.#ending ?? this.#lost('was closed by this side')
   }
 
   #lost(how: string, cause?: unknown): DpsError {
