@@ -11,6 +11,8 @@ const shared: Options = {
     testing: 'src/testing/index.ts',
   },
   platform: 'node',
+  // tsup would take the prefix away before the plug-ins below see it.
+  removeNodeProtocol: false,
   target: 'node20',
   // Nothing is installed on a device but this package.
   noExternal: [/.*/],
@@ -18,6 +20,19 @@ const shared: Options = {
 
 // Whitespace costs parsing time on a small board; names stay, so that a stack trace from the field can be read.
 const compact = { minifyWhitespace: true, minifySyntax: true, legalComments: 'none' } as const
+
+/**
+ * `node:process` is the global of that name, and Node makes standard input, output and error of it when it is imported.
+ */
+const globalProcess: NonNullable<Options['esbuildPlugins']>[number] = {
+  name: 'global-process',
+  setup(build) {
+    build.onResolve({ filter: /^(?:node:)?process$/ }, () => ({ path: 'process', namespace: 'global' }))
+    build.onLoad({ filter: /^process$/, namespace: 'global' }, () => ({
+      contents: 'module.exports = process',
+    }))
+  },
+}
 
 export default defineConfig([
   {
@@ -41,6 +56,7 @@ export default defineConfig([
       Object.assign(options, compact, { define })
     },
     esbuildPlugins: [
+      globalProcess,
       {
         // MQTT.js on Node alone: streams are Node's own, timers come from the clock, and nobody reads its debug output,
         // which would print passwords.
@@ -92,4 +108,33 @@ export default defineConfig([
     ],
   },
   { ...shared, format: ['cjs'], dts: { only: true } },
+  {
+    ...shared,
+    // The command in one file, for its start: it holds what a registration over MQTT takes, and asks the library for the
+    // rest. scripts/finish-build.mjs puts the lines before it that start Node.
+    entry: { 'dps-device': 'src/cli/bin.ts' },
+    format: ['cjs'],
+    outExtension: () => ({ js: '.cjs' }),
+    splitting: false,
+    metafile: true,
+    esbuildOptions: (options) => {
+      Object.assign(options, compact, { supported: { 'dynamic-import': false } })
+    },
+    esbuildPlugins: [
+      globalProcess,
+      {
+        name: 'library',
+        setup(build) {
+          const library = { path: './index.cjs', external: true }
+          build.onResolve({ filter: /index\.ts$/ }, ({ importer, kind }) =>
+            kind === 'dynamic-import' && /[\\/]src[\\/]cli[\\/]/.test(importer) ? library : undefined,
+          )
+          // Not reached: the command brings its one transport, and the library has these by itself.
+          build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
+            kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
+          )
+        },
+      },
+    ],
+  },
 ])

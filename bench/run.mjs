@@ -2,6 +2,7 @@
 // npm run bench -- handshake footprint   some of them
 //   --quick          a smoke: few samples, figures that prove nothing
 //   --instructions   counts instructions too, with valgrind
+//   --node PATH      another Node for the cold start, beside this one. Default: Node 22, installed; none with --quick
 //   --out DIR        where results go. Default bench/results; a temporary folder with --quick
 //
 // Markdown goes to stdout, talk to stderr. The last line is `N passed, N failed`: benches that ran to their end, what
@@ -14,6 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { whyNotCounted } from './lib/instructions.mjs'
 import { describeMachine, machine } from './lib/machine.mjs'
+import { preparePeers } from './lib/peers.mjs'
 import { startServer } from './lib/process.mjs'
 import { markdownPage, markdownTable, summaryTable, svgCharts } from './lib/report.mjs'
 import { judge } from './lib/targets.mjs'
@@ -27,6 +29,7 @@ import { judge } from './lib/targets.mjs'
  * @property {string} folder a temporary folder of this run
  * @property {() => Promise<import('./lib/process.mjs').Server>} server the one server of this run, started when first
  *   asked for
+ * @property {import('./lib/peers.mjs').Peers} [peers] for the benches that compare with other clients
  * @property {(text: string) => void} say progress, for whoever waits
  */
 
@@ -42,6 +45,7 @@ import { judge } from './lib/targets.mjs'
  */
 
 const ORDER = ['handshake', 'registration', 'cold-start', 'memory', 'footprint']
+const WITH_PEERS = new Set(['registration', 'cold-start', 'memory'])
 const here = fileURLToPath(new URL('.', import.meta.url))
 const present = readdirSync(join(here, 'benches')).map((file) => file.replace(/\.mjs$/, ''))
 const known = ORDER.filter((name) => present.includes(name))
@@ -51,6 +55,7 @@ const { values: given, positionals } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
     instructions: { type: 'boolean', default: false },
+    node: { type: 'string' },
     out: { type: 'string' },
   },
 })
@@ -60,6 +65,14 @@ if (unknown.length > 0) {
   process.exit(2)
 }
 const names = positionals.length > 0 ? known.filter((name) => positionals.includes(name)) : known
+
+// Before anything else: it may go on as another process.
+const peers = names.some((name) => WITH_PEERS.has(name))
+  ? await preparePeers({
+      otherNode: given.node,
+      wantsOtherNode: names.includes('cold-start') && !given.quick,
+    })
+  : undefined
 
 const say = (text) => console.error(`  ${text}`)
 const folder = mkdtempSync(join(tmpdir(), 'dps-bench-'))
@@ -106,6 +119,7 @@ for (const name of names) {
       instructions: given.instructions && missing === undefined,
       folder,
       server,
+      peers,
       say,
     }
     /** @type {BenchResult} */

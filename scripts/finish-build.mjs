@@ -1,6 +1,6 @@
 // Completes dist/ after tsup: ESM entries, their types, the bill of materials and the notices of what is bundled.
 
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -11,9 +11,26 @@ const require = createRequire(import.meta.url)
 const readJson = (path) => JSON.parse(readFileSync(path, 'utf8'))
 const own = readJson(join(root, 'package.json'))
 
-const metafile = join(dist, 'metafile-esm.json')
-const { outputs } = readJson(metafile)
-rmSync(metafile)
+const outputs = {}
+for (const name of ['metafile-esm.json', 'metafile-cjs.json']) {
+  const metafile = join(dist, name)
+  Object.assign(outputs, readJson(metafile).outputs)
+  rmSync(metafile)
+}
+
+// The command: a shell script whose second line is also JavaScript. `--use-openssl-ca` keeps Node 20 from parsing 140
+// roots that nobody trusts here; it is taken only at the start of a process, and `env -S` is not everywhere. OpenSSL then
+// reads `SSL_CERT_FILE`: nothing is as quick to read as nothing, and src/cli/register.ts puts the user's own back.
+const start = [
+  `case "\${NODE_OPTIONS-}" in *--use-bundled-ca*) exec node "$0" "$@";; esac`,
+  `export DPS_DEVICE_SSL_CERT_FILE="\${SSL_CERT_FILE-}" SSL_CERT_FILE=/dev/null`,
+  `exec node --use-openssl-ca "$0" "$@"`,
+].join('; ')
+const command = join(dist, 'dps-device.cjs')
+const program = readFileSync(command, 'utf8').replace(/^"use strict";/, '')
+// Two strings in a row are directives: the second still makes the file strict.
+writeFileSync(command, `#!/bin/sh\n":" //; ${start}\n"use strict";${program}`)
+chmodSync(command, 0o755)
 
 // An ESM entry holds no code, so `import` and `require` are the same module instances.
 for (const subpath of Object.keys(own.exports)) {

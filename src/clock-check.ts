@@ -1,4 +1,4 @@
-import { access } from 'node:fs/promises'
+import { access } from 'node:fs'
 import type { Clock } from './clock.ts'
 import { DpsError } from './errors.ts'
 import { isoTime } from './iso-time.ts'
@@ -68,10 +68,7 @@ function behind({ clock, lastContactMs }: ClockCheck): DpsError | undefined {
 async function isSynchronised({ clock, wait, signal }: ClockCheck, leftMs: number): Promise<boolean> {
   if (wait === undefined || wait.until === 'plausible') return true
   if (wait.until !== 'systemd-timesyncd') return ask(wait.until, clock, signal, leftMs)
-  return access(TIMESYNC_FLAG).then(
-    () => true,
-    () => false,
-  )
+  return new Promise((resolve) => access(TIMESYNC_FLAG, (error) => resolve(error === null)))
 }
 
 /** The function is the caller's: it may hang, and it may fail. */

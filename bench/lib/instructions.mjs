@@ -10,13 +10,14 @@ export const whyNotCounted = () =>
     ? undefined
     : 'valgrind is not installed (Debian, Ubuntu: apt-get install valgrind), so instructions are not counted'
 
-const CALLGRIND = ['valgrind', '--tool=callgrind', '--callgrind-out-file=/dev/null']
+// Children too: a command may be a shell script that ends in `exec node`.
+const CALLGRIND = ['valgrind', '--tool=callgrind', '--trace-children=yes', '--callgrind-out-file=/dev/null']
 
-/** The number after `Collected` in what callgrind says at the end. */
+/** The numbers after `Collected` in what callgrind says at the end, of all processes together where it follows children. */
 export function parseCollected(stderr) {
-  const [, number] = /Collected\s*:\s*(\d+)/.exec(stderr) ?? []
-  if (number === undefined) throw new Error(`callgrind reported no count: ${stderr.trim().slice(-500)}`)
-  return Number(number)
+  const numbers = [...stderr.matchAll(/Collected\s*:\s*(\d+)/g)].map(([, number]) => Number(number))
+  if (numbers.length === 0) throw new Error(`callgrind reported no count: ${stderr.trim().slice(-500)}`)
+  return numbers.reduce((sum, number) => sum + number)
 }
 
 /**

@@ -13,9 +13,10 @@ import net from 'node:net'
 
 /**
  * @param {{ host?: string, port: number }} target
+ * @param {number} [listen] on this port. Default: a free one
  * @returns {Promise<{ port: number, counts: RelayCounts, reset: () => void, close: () => Promise<void> }>}
  */
-export async function countingRelay({ host = '127.0.0.1', port }) {
+export async function countingRelay({ host = '127.0.0.1', port }, listen = 0) {
   const zero = { connections: 0, up: 0, down: 0, turns: 0, clientHello: 0 }
   const counts = { ...zero }
   const sockets = new Set()
@@ -46,7 +47,7 @@ export async function countingRelay({ host = '127.0.0.1', port }) {
       })
     }
   })
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  await new Promise((resolve) => server.listen(listen, '127.0.0.1', resolve))
   return {
     port: server.address().port,
     counts,

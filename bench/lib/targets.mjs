@@ -210,7 +210,8 @@ const holds = (value, direction, limit) =>
 /**
  * Values against targets. A value nobody knows a target for is a mistake of the bench and throws.
  *
- * @param {Record<string, number | { value?: number, note: string }>} measured by id; a note alone says why there is none
+ * @param {Record<string, number | { value?: number, note?: string, nodeMajor?: number }>} measured by id; a note alone says
+ *   why there is none; `nodeMajor` where another Node than this process's was measured
  * @param {{ benches: readonly string[], nodeMajor: number }} run the benches that ran
  * @returns {Judged[]} in the order of the table, of these benches alone
  */
@@ -220,10 +221,10 @@ export function judge(measured, { benches, nodeMajor }) {
   }
   return TARGETS.filter(({ bench }) => benches.includes(bench)).map((entry) => {
     const given = measured[entry.id]
-    const { value, note } = typeof given === 'object' ? given : { value: given, note: undefined }
+    const { value, note, nodeMajor: on = nodeMajor } = typeof given === 'object' ? given : { value: given }
     if (value !== undefined && !Number.isFinite(value)) throw new RangeError(`${entry.id} is ${value}`)
     const { direction = 'at most', target, gate, node } = entry
-    const elsewhere = node !== undefined && node !== nodeMajor
+    const elsewhere = node !== undefined && node !== on
     const verdict =
       value === undefined
         ? elsewhere

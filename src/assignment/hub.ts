@@ -7,14 +7,14 @@ import { DpsError } from '../errors.ts'
 import type { TlsOptions, TrustOptions } from '../options/options.ts'
 import { checkMs, port as checkPort, hostName, object, refuseUnknown, token } from '../options/resolve.ts'
 import { printable } from '../printable.ts'
-import { isHubHost, isHubIdentity } from '../protocol/hub-names.ts'
 import {
   HUB_API_VERSION,
   HUB_WEBSOCKET_PATH,
   hubClientId,
   hubResource,
   hubUserName,
-} from '../protocol/hub-wire.ts'
+} from '../protocol/hub-address.ts'
+import { isHubHost, isHubIdentity } from '../protocol/hub-names.ts'
 import { hostNameFault, serverNameOf } from '../tls/identity.ts'
 import { checkIdentityAgainstPolicy, resolvePolicy, type TlsPolicy } from '../tls/policy.ts'
 

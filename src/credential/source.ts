@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { stat } from 'node:fs/promises'
+import { close, open, read, type Stats, stat } from 'node:fs'
 import { DpsError } from '../errors.ts'
 import { printable } from '../printable.ts'
 
@@ -9,6 +8,7 @@ export type Readable<T> = T | (() => T | Promise<T>)
 
 // Far above any chain; a path that leads to a disk image is found before that fills the memory.
 const MAX_MATERIAL_BYTES = 1024 * 1024
+const CHUNK_BYTES = 16 * 1024
 
 /** Asks a source anew. */
 export type Read<T> = () => Promise<T>
@@ -59,15 +59,33 @@ async function readBounded(path: string | URL, field: string): Promise<Buffer> {
   const unreadable = (fault: string) =>
     new DpsError('CREDENTIAL_UNREADABLE', 'config', `\`${field}\` ${path} ${fault}.`)
   // Before it is opened: that alone waits for the writer of a FIFO, and sets some devices going.
-  const stats = await stat(path)
+  const stats = await settled<Stats>((done) => stat(path, done))
   if (stats.isDirectory()) throw unreadable('is a directory')
   if (!stats.isFile()) throw unreadable('is not a regular file')
-  const chunks: Buffer[] = []
-  // `end` is included: one byte more than allowed tells. The size in `stats` does not: it is 0 for a file of the kernel.
-  for await (const chunk of createReadStream(path, { end: MAX_MATERIAL_BYTES })) chunks.push(chunk)
-  const content = Buffer.concat(chunks)
-  if (content.length > MAX_MATERIAL_BYTES) throw unreadable('is larger than 1 MiB')
-  return content
+  const file = await settled<number>((done) => open(path, 'r', done))
+  try {
+    const chunks: Buffer[] = []
+    // One byte more than allowed tells. The size in `stats` does not: it is 0 for a file of the kernel.
+    for (let left = MAX_MATERIAL_BYTES + 1; left > 0; ) {
+      const chunk = Buffer.alloc(Math.min(left, CHUNK_BYTES))
+      const length = await settled<number>((done) => read(file, chunk, 0, chunk.length, null, done))
+      if (length === 0) return Buffer.concat(chunks)
+      chunks.push(chunk.subarray(0, length))
+      left -= length
+    }
+  } finally {
+    close(file, () => {})
+  }
+  throw unreadable('is larger than 1 MiB')
+}
+
+/** `node:fs/promises` and streams would be most of what a cold start loads and never uses again. */
+function settled<T>(
+  begin: (done: (error: NodeJS.ErrnoException | null, value: T) => void) => void,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    begin((error, value) => (error === null ? resolve(value) : reject(error)))
+  })
 }
 
 /** SHA-256, hex, of a list of parts; the length of each goes in, so that no two lists collide. */

@@ -312,7 +312,8 @@ function checkKeyType(leaf: X509Certificate): CurveName | undefined {
     throw unsupportedKey(`has a key of type ${key.asymmetricKeyType}; it must be EC or RSA`)
   }
   // RFC 5480 2.1.1 forbids explicit parameters; OpenSSL reads them, and even finds the name of the curve they describe.
-  if (key.export({ type: 'spki', format: 'der' }).includes(PRIME_FIELD)) {
+  // A certificate without those bytes anywhere need not be taken apart.
+  if (leaf.raw.includes(PRIME_FIELD) && key.export({ type: 'spki', format: 'der' }).includes(PRIME_FIELD)) {
     throw unsupportedKey('has an EC key with explicit parameters; it must name its curve')
   }
   if (namedCurve !== undefined && Object.hasOwn(CURVES, namedCurve)) return CURVES[namedCurve]

@@ -1,4 +1,5 @@
-import { type HubIdentity, type IncomingProperties, parseCommandTopic } from '../protocol/hub-wire.ts'
+import type { HubIdentity } from '../protocol/hub-address.ts'
+import { type IncomingProperties, parseCommandTopic } from '../protocol/hub-wire.ts'
 import type { HubEvent } from './options.ts'
 import type { HubMessage } from './session.ts'
 

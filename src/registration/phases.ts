@@ -24,7 +24,7 @@ export class PhaseTracker {
   readonly #limits: PhaseLimits
   readonly #emit: (event: DpsEvent) => void
   readonly #startedAt: number
-  readonly #spent = new Map<DpsPhase, number>()
+  readonly #spent: Partial<Record<DpsPhase, number>> = {}
   /** One for all scopes, until it has aborted one: each ends before the next begins. */
   #controller = new AbortController()
   /** Ends the scope that is running. */
@@ -78,7 +78,7 @@ export class PhaseTracker {
 
   timings(): PhaseTimings {
     const total = this.#clock.monotonic() - this.#startedAt
-    return Object.freeze({ ...Object.fromEntries(this.#spent), total })
+    return Object.freeze({ ...this.#spent, total })
   }
 
   #enter(phase: DpsPhase, where?: string): void {
@@ -108,7 +108,7 @@ export class PhaseTracker {
     this.#disarm?.()
     this.#disarm = undefined
     const durationMs = this.#clock.monotonic() - this.#enteredAt
-    this.#spent.set(phase, (this.#spent.get(phase) ?? 0) + durationMs)
+    this.#spent[phase] = (this.#spent[phase] ?? 0) + durationMs
     this.#emit({ type: 'phase-ended', phase, durationMs, ok })
   }
 }

@@ -78,6 +78,8 @@ class Attempt {
   readonly #server: ServerIdentity
   /** What is dialled. */
   readonly #address: string
+  /** Whether the host is one, and not an IP address. */
+  readonly #isName: boolean
   readonly #proxy: HttpProxy | undefined
   readonly #onAbort = () => this.#settle(() => this.#reject(this.#scope.signal.reason))
   /** Of whatever is below; every connection ends with it, and an error has a stack that is not collected for nobody. */
@@ -111,9 +113,11 @@ class Attempt {
     this.#reject = reject
     const { host, port, address = host, proxy } = target
     this.#address = address
+    this.#isName = net.isIP(host) === 0
     this.#proxy = proxy?.bypasses(address, port) ? undefined : proxy
     this.#server = serverIdentity({
-      host: target.host,
+      host,
+      isName: this.#isName,
       anchors: policy.anchors,
       foreignAnchors: identity.tls?.pfx !== undefined,
     })
@@ -126,10 +130,15 @@ class Attempt {
       void this.#connectBy(connect)
     } else if (this.#proxy !== undefined) {
       const proxy = this.#proxy
+      this.#resolving = net.isIP(proxy.host) === 0 ? proxy.host : undefined
       this.#enter('proxy')
       this.#connect(proxy.host, proxy.port, (tcp, context) => this.#tunnel(proxy, tcp, context))
     } else {
-      this.#enter(net.isIP(this.#address) === 0 ? 'dns' : 'tcp')
+      const { address } = this.#target
+      this.#resolving = (address === undefined ? this.#isName : net.isIP(address) === 0)
+        ? this.#address
+        : undefined
+      this.#enter(this.#resolving === undefined ? 'tcp' : 'dns')
       this.#wayRoundTrips = 1
       const context = keptContextFor(this.#identity, this.#policy)
       if (context === undefined) this.#connect(this.#address, port, (tcp, built) => this.#secure(tcp, built))
@@ -145,7 +154,7 @@ class Attempt {
     tcp.on('error', (error) => this.#fail(error))
     tcp.on('close', this.#onClose)
     letGoWhenClosed(tcp)
-    this.#watchLookup(tcp, host)
+    this.#watchLookup(tcp)
     try {
       // While the network is at work.
       const context = secureContextFor(this.#identity, this.#policy)
@@ -161,15 +170,14 @@ class Attempt {
   #connectSecurely(host: string, port: number, context: tls.SecureContext): void {
     if (this.#settled) return
     const socket = this.#handshake(context, tcpOptions(host, port))
-    this.#watchLookup(socket, host)
+    this.#watchLookup(socket)
     socket.on('connect', () => {
       if (!this.#settled) this.#enter('tls')
     })
   }
 
-  #watchLookup(socket: net.Socket, host: string): void {
-    if (net.isIP(host) !== 0) return
-    this.#resolving = host
+  #watchLookup(socket: net.Socket): void {
+    if (this.#resolving === undefined) return
     socket.on('lookup', (error) => {
       if (error || this.#settled) return
       this.#resolving = undefined
@@ -258,7 +266,7 @@ class Attempt {
     const options: tls.ConnectionOptions = {
       ...below,
       secureContext,
-      ...(net.isIP(host) === 0 && { servername: host }),
+      ...(this.#isName && { servername: host }),
       checkServerIdentity: this.#server.checkServerIdentity,
       // Said, because NODE_TLS_REJECT_UNAUTHORIZED=0 is the default of what is not said.
       rejectUnauthorized: true,

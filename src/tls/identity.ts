@@ -35,6 +35,8 @@ export interface ServerIdentity {
 export interface ServerIdentityOptions {
   /** The name, or IP address, that the certificate must have. */
   readonly host: string
+  /** Whether `host` is a name. */
+  readonly isName: boolean
   readonly anchors: readonly TrustAnchor[]
   /**
    * True where OpenSSL may have trusted more than `anchors`: Node adds the CA certificates of a PKCS#12 file to the
@@ -119,13 +121,13 @@ function presentedChain(socket: TLSSocket): PresentedChain {
 
 function checkIdentity(
   chain: PresentedChain,
-  { host, anchors, foreignAnchors }: ServerIdentityOptions,
+  { host, isName, anchors, foreignAnchors }: ServerIdentityOptions,
 ): string | DpsError {
   const leaf = chain.certificates[0]
   if (leaf === undefined) {
     return new DpsError('SERVER_UNTRUSTED', 'tls', `${host} presented no certificate`)
   }
-  if (!hasName(leaf, host)) return nameMismatch(leaf, host)
+  if (!(isName ? hasName(leaf, host) : leaf.checkIP(host) !== undefined)) return nameMismatch(leaf, host)
   const root = validatingRoot(chain, anchors, foreignAnchors)
   if (root !== undefined) return root
   return new DpsError(
@@ -146,7 +148,6 @@ export function serverNameOf(host: string): string {
 }
 
 function hasName(leaf: X509Certificate, host: string): boolean {
-  if (isIP(host) !== 0) return leaf.checkIP(host) !== undefined
   const name = leaf.checkHost(host, {
     subject: 'never',
     wildcards: true,

@@ -7,6 +7,7 @@ describe('what callgrind says', () => {
     expect(parseCollected('==12== Events    : Ir\n==12== Collected : 2391064937\n==12==\n')).toBe(
       2_391_064_937,
     )
+    expect(parseCollected('==1== Collected : 120\n==2== Collected : 3\n'), 'of two processes').toBe(123)
     expect(() => parseCollected('valgrind: not found')).toThrow('not found')
   })
 

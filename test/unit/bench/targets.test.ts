@@ -55,6 +55,11 @@ describe('a value against its target', () => {
     expect(one('handshake', {})).toMatchObject({ verdict: 'not measured', gated: false })
   })
 
+  it('is judged on the Node that it was measured on, where that is another than this one', () => {
+    const measured = { 'cold-library-22': { value: 2.7, nodeMajor: 22 } }
+    expect(one('cold-library-22', measured)).toMatchObject({ verdict: 'met', gated: true })
+  })
+
   it('is not judged on a Node that the target is not for', () => {
     expect(one('handshake', { handshake: 5 }, 22)).toMatchObject({
       verdict: 'for another Node',

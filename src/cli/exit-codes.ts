@@ -1,0 +1,67 @@
+import type { DpsError, DpsErrorCode, DpsPhase } from '../errors.ts'
+
+/** What a script or a service manager sees; each number is kept for good. */
+export const EXIT = {
+  ok: 0,
+  unexpected: 1,
+  usage: 2,
+  config: 3,
+  clock: 4,
+  network: 5,
+  tls: 6,
+  refused: 7,
+  service: 8,
+  interrupted: 130,
+  terminated: 143,
+} as const
+
+export type ExitCode = (typeof EXIT)[keyof typeof EXIT]
+
+/** For the help, in the order of the flow. */
+export const EXIT_CODES: readonly (readonly [ExitCode, string])[] = [
+  [EXIT.ok, 'done: the device is assigned'],
+  [EXIT.unexpected, 'a fault of this program'],
+  [EXIT.usage, 'an option is missing, unknown or wrong'],
+  [EXIT.config, 'a certificate, a key or a root cannot be used as it is'],
+  [EXIT.clock, 'the clock, or the dates of the device certificate'],
+  [EXIT.network, 'the network: name, route, proxy, TCP'],
+  [EXIT.tls, 'TLS: the server is not trusted, or the handshake failed'],
+  [EXIT.refused, 'the service refused this device'],
+  [EXIT.service, 'the service failed, fell silent or answered nonsense'],
+  [EXIT.interrupted, 'interrupted (SIGINT, Ctrl-C)'],
+  [EXIT.terminated, 'terminated (SIGTERM)'],
+]
+
+/** What trying again does not change, and the operator of the service can. */
+const REFUSALS: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
+  'BAD_REQUEST',
+  'UNAUTHORIZED',
+  'FORBIDDEN',
+  'NOT_FOUND',
+  'REQUEST_REFUSED',
+  'SUBSCRIPTION_REFUSED',
+  'REGISTRATION_DISABLED',
+  'TLS_CLIENT_CERTIFICATE_REFUSED',
+])
+
+const BY_PHASE: Readonly<Record<DpsPhase, ExitCode>> = {
+  config: EXIT.config,
+  clock: EXIT.clock,
+  dns: EXIT.network,
+  proxy: EXIT.network,
+  tcp: EXIT.network,
+  tls: EXIT.tls,
+  connect: EXIT.service,
+  subscribe: EXIT.service,
+  register: EXIT.service,
+  poll: EXIT.service,
+  parse: EXIT.service,
+  store: EXIT.unexpected,
+  hub: EXIT.service,
+}
+
+/** The stage that failed; a limit of time counts for the stage that used it up. */
+export function exitCodeOf(error: DpsError): ExitCode {
+  if (error.code === 'OPTION_INVALID' || error.code === 'TLS_POLICY_INVALID') return EXIT.usage
+  return REFUSALS.has(error.code) ? EXIT.refused : BY_PHASE[error.phase]
+}

@@ -1,0 +1,74 @@
+import { version } from '../../package.json'
+import { DpsError } from '../errors.ts'
+import { printable } from '../printable.ts'
+import { EXIT, type ExitCode, exitCodeOf } from './exit-codes.ts'
+import { help } from './help.ts'
+import { lineOf, readInput } from './input.ts'
+import { type OptionSpec, type Options, REGISTER_OPTIONS, resolveOptions, unknown, usage } from './options.ts'
+import { describeError, errorJson, type Output, openOutput } from './output.ts'
+import { register } from './register.ts'
+
+/** What the command can do. */
+interface Verb {
+  readonly options: readonly OptionSpec[]
+  run(options: Options, output: Output): Promise<ExitCode>
+}
+
+const VERBS: Readonly<Record<string, Verb>> = {
+  register: { options: REGISTER_OPTIONS, run: register },
+}
+
+/** The whole command: what `args` ask for, done; resolves to the exit code when nothing is left running. */
+export async function main(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<ExitCode> {
+  const output = await openOutput(environment)
+  try {
+    return await run(args, environment, output)
+  } catch (error) {
+    // What is wrong with the options is not known to want JSON by its own option.
+    const json = args.includes('--json') || /^(?:1|true)$/.test(environment.DPS_JSON ?? '')
+    if (DpsError.is(error)) {
+      if (json) output.result(errorJson(error))
+      else output.note(describeError(error, output))
+      return exitCodeOf(error)
+    }
+    if (json) output.result(JSON.stringify({ error: { code: 'UNEXPECTED', message: describeFault(error) } }))
+    else {
+      output.note(`${output.alarm('UNEXPECTED')}: ${describeFault(error)}`)
+      output.note(`This is a fault of dps-device ${version}: please report it.`)
+    }
+    return EXIT.unexpected
+  }
+}
+
+async function run(
+  args: readonly string[],
+  environment: NodeJS.ProcessEnv,
+  output: Output,
+): Promise<ExitCode> {
+  const [name = '--help', ...rest] = args
+  if (args.includes('--help') || name === 'help' || name === '-h' || args.length === 0) {
+    output.result(help())
+    return args.length === 0 ? EXIT.usage : EXIT.ok
+  }
+  if (args.includes('--version')) {
+    output.result(version)
+    return EXIT.ok
+  }
+  const verb = Object.hasOwn(VERBS, name) ? VERBS[name] : undefined
+  if (verb === undefined) {
+    if (name.startsWith('--')) throw usage(`${Object.keys(VERBS).join(' or ')} must come first`)
+    throw unknown(name, Object.keys(VERBS))
+  }
+  const options = resolveOptions(verb.options, rest, environment, (path, as) =>
+    lineOf(readInput(path, as, 'OPTION_INVALID')),
+  )
+  return verb.run(options, output)
+}
+
+/** What an error of Node or of this program may say: its kind and where it arose. Its message may quote what was given. */
+function describeFault(error: unknown): string {
+  if (!(error instanceof Error)) return 'something was thrown that is no error'
+  const { code } = error as NodeJS.ErrnoException
+  const frame = error.stack?.split('\n').find((line) => line.startsWith('    at '))
+  return printable(`${error.name}${code === undefined ? '' : ` ${code}`}${frame?.slice(3) ?? ''}`, 400)
+}

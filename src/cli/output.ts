@@ -1,0 +1,161 @@
+import { fstatSync, writeSync } from 'node:fs'
+import type { Assignment } from '../assignment/assignment.ts'
+import { DpsError } from '../errors.ts'
+import type { DpsEvent } from '../options/options.ts'
+import { printable } from '../printable.ts'
+import { pause } from './input.ts'
+
+const STDOUT = 1
+const STDERR = 2
+
+/** A reader that takes nothing for so long is gone. */
+const MAX_PAUSES = 500
+
+export interface Output {
+  /** The result, or the error where `--json` asks for it there. */
+  result(text: string): void
+  /** For people. */
+  note(text: string): void
+  /** One line that the next one replaces; on a terminal only. */
+  progress(text: string): void
+  /** Takes the line of progress away. */
+  clear(): void
+  /** Emphasis on standard output, on standard error; nothing but on a terminal. */
+  readonly strong: (text: string) => string
+  readonly alarm: (text: string) => string
+}
+
+/** The process's own streams, without Node's: their objects cost as much as reading every file of a registration. */
+export async function openOutput(environment: NodeJS.ProcessEnv): Promise<Output> {
+  const [out, err] = [await isTerminal(STDOUT), await isTerminal(STDERR)]
+  // https://no-color.org
+  const colour = (environment.NO_COLOR ?? '') === '' && environment.TERM !== 'dumb'
+  let shown = false
+  const clear = () => {
+    if (shown) write(STDERR, '\r\x1b[K')
+    shown = false
+  }
+  const paint = (on: boolean, code: number) => (text: string) =>
+    on && colour ? `\x1b[${code}m${text}\x1b[0m` : text
+  return {
+    result: (text) => {
+      clear()
+      write(STDOUT, `${text}\n`)
+    },
+    note: (text) => {
+      clear()
+      write(STDERR, `${text}\n`)
+    },
+    progress: (text) => {
+      if (!err || environment.TERM === 'dumb') return
+      write(STDERR, `\r\x1b[K${text}`)
+      shown = true
+    },
+    clear,
+    strong: paint(out, 1),
+    alarm: paint(err, 31),
+  }
+}
+
+async function isTerminal(fd: number): Promise<boolean> {
+  try {
+    // A pipe or a file is told apart without loading anything.
+    return fstatSync(fd).isCharacterDevice() && (await import('node:tty')).isatty(fd)
+  } catch {
+    // Closed by whoever started this.
+    return false
+  }
+}
+
+/** All of it, before anything else happens: nothing is lost where the process ends next. */
+function write(fd: number, text: string): void {
+  let bytes = Buffer.from(text)
+  for (let pauses = 0; bytes.length > 0; ) {
+    try {
+      bytes = bytes.subarray(writeSync(fd, bytes))
+    } catch (error) {
+      // Nobody reads: that is no failure of the registration.
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN' || ++pauses > MAX_PAUSES) return
+      pause(10)
+    }
+  }
+}
+
+/** A few lines for people. */
+export function describeAssignment(assignment: Assignment, { strong }: Pick<Output, 'strong'>): string {
+  const { connection, substatus, payload } = assignment
+  const { protocol, cipher, curve, root, transport, roundTrips, resumed, timingsMs } = connection
+  const rows: readonly (readonly [string, string | undefined])[] = [
+    ['device', strong(printable(assignment.deviceId))],
+    ['hub', strong(printable(assignment.assignedHub))],
+    ['status', substatus === undefined ? undefined : printable(substatus)],
+    ['payload', payload === undefined ? undefined : printable(JSON.stringify(payload), 400)],
+    ['root', printable(root)],
+    ['suite', `${cipher}, ${curve}, ${protocol}${resumed ? ', resumed' : ''}`],
+    ['time', `${seconds(timingsMs.total)}, ${roundTrips} round trips over ${transport}`],
+  ]
+  return rows
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name.padEnd(8)}${value}`)
+    .join('\n')
+}
+
+/** Code, phase and message; what to do; what support asks for. */
+export function describeError(error: DpsError, { alarm }: Pick<Output, 'alarm'>): string {
+  const lines = [`${alarm(error.code)} in phase ${error.phase}: ${printable(error.message, 1000)}`]
+  if (DpsError.is(error.cause))
+    lines.push(`because of ${error.cause.code}: ${printable(error.cause.message, 1000)}`)
+  lines.push(printable(error.hint, 1000))
+  const { serviceErrorCode, trackingId, serverTime, retryAfterMs } = error
+  const details = [
+    serviceErrorCode === undefined ? undefined : `service error ${serviceErrorCode}`,
+    trackingId === undefined ? undefined : `tracking id ${printable(trackingId, 100)}`,
+    serverTime === undefined ? undefined : `service time ${serverTime.toISOString()}`,
+    retryAfterMs === undefined ? undefined : `to be tried again after ${seconds(retryAfterMs)}`,
+  ].filter((detail) => detail !== undefined)
+  if (details.length > 0) lines.push(details.join(', '))
+  return lines.join('\n')
+}
+
+export function errorJson(error: DpsError): string {
+  const { name: _, ...facts } = error.toJSON()
+  const cause = DpsError.is(error.cause)
+    ? { code: error.cause.code, message: error.cause.message }
+    : undefined
+  return JSON.stringify({ error: { ...facts, cause } })
+}
+
+const PHASES: Readonly<Record<string, string>> = {
+  config: 'reading the credential',
+  clock: 'looking at the clock',
+  dns: 'resolving the name',
+  proxy: 'asking the proxy',
+  tcp: 'connecting',
+  tls: 'TLS handshake',
+  connect: 'greeting the service',
+  subscribe: 'subscribing',
+  register: 'registering',
+  poll: 'asking for the assignment',
+}
+
+/** What happens, in a line; undefined for what need not be said. */
+export function describeEvent(event: DpsEvent): string | undefined {
+  switch (event.type) {
+    case 'phase-started':
+      return `${PHASES[event.phase] ?? event.phase} …`
+    case 'retry':
+      return `${event.error.code} (${event.step}, failure ${event.attempt}); again in ${seconds(event.delayMs)} …`
+    case 'assigning':
+      return `the service is assigning; asked again in ${seconds(event.delayMs)} …`
+    case 'fallback':
+      return `${event.from} does not get through (${event.error.code}); trying ${event.to} …`
+    case 'waiting-for-clock':
+      return 'waiting for the clock …'
+    default:
+      return undefined
+  }
+}
+
+function seconds(ms: number): string {
+  return ms < 10_000 ? `${(ms / 1000).toFixed(2)} s` : `${Math.round(ms / 1000)} s`
+}
