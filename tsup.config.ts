@@ -5,6 +5,7 @@ import { defineConfig, type Options } from 'tsup'
 const shared: Options = {
   entry: {
     index: 'src/index.ts',
+    hub: 'src/hub/index.ts',
     factory: 'src/factory/index.ts',
     emulator: 'src/emulator/index.ts',
     testing: 'src/testing/index.ts',
@@ -56,6 +57,22 @@ export default defineConfig([
     },
     esbuildPlugins: [
       globalProcess,
+      {
+        // MQTT.js on Node alone: streams are Node's own, timers come from the clock, and nobody reads its debug output,
+        // which would print passwords.
+        name: 'mqtt-on-node',
+        setup(build) {
+          build.onResolve({ filter: /^readable-stream$/ }, () => ({ path: 'node:stream', external: true }))
+          build.onResolve({ filter: /^(worker-timers|debug)$/ }, ({ path, importer }) =>
+            /[\\/]node_modules[\\/]mqtt(-packet)?[\\/]/.test(importer)
+              ? { path, namespace: 'nothing' }
+              : undefined,
+          )
+          build.onLoad({ filter: /.*/, namespace: 'nothing' }, () => ({
+            contents: 'module.exports = () => () => {}',
+          }))
+        },
+      },
       {
         // A device needs the client alone; the module that exports it would bring the server along.
         name: 'ws-client',

@@ -12,6 +12,7 @@ export type DpsPhase =
   | 'poll'
   | 'parse'
   | 'store'
+  | 'hub'
 
 /**
  * Who has to act: the caller (`usage`), the device's clock or credential (`device`), the network between
@@ -268,6 +269,26 @@ export const ERROR_CODES = facts({
     family: 'service',
     retryable: false,
     hint: 'The service could not assign the device; `serviceErrorCode` and the message say why.',
+  },
+  STORE_FAILED: {
+    family: 'device',
+    retryable: true,
+    hint: 'Check that the folder named in the message exists, belongs to the user this process runs as, and is neither full nor read-only.',
+  },
+  QUEUE_FULL: {
+    family: 'device',
+    retryable: true,
+    hint: 'More is sent than the hub takes: wait for what is queued, send less, or raise the limit in `queue`.',
+  },
+  HUB_CLOSED: {
+    family: 'usage',
+    retryable: false,
+    hint: 'The application closed this connection: connect anew.',
+  },
+  HUB_PROFILE_UNSUPPORTED: {
+    family: 'service',
+    retryable: false,
+    hint: 'Assign the device to a hub of the classic profile: this package speaks MQTT 3.1.1 to hubs and nothing newer.',
   },
 })
 

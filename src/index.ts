@@ -1,4 +1,17 @@
 export type { Assignment, AssignmentConnection, Contact, RegistrationState } from './assignment/assignment.ts'
+export { fileStore } from './assignment/file-store.ts'
+export {
+  type HubAssignment,
+  type HubMqttOptions,
+  type HubOptions,
+  type HubSettings,
+  type HubTarget,
+  type HubTlsOptions,
+  type HubTransportName,
+  hubSettings,
+} from './assignment/hub.ts'
+export { type ReprovisionOptions, shouldReprovision } from './assignment/should-reprovision.ts'
+export type { AssignmentStore } from './assignment/store.ts'
 export { ProvisioningClient } from './client.ts'
 export { type Clock, systemClock } from './clock.ts'
 export type { Credential, CurveName, Identity, TlsIdentity } from './credential/credential.ts'
@@ -29,6 +42,12 @@ export type {
   WaitForClockOptions,
 } from './options/options.ts'
 export type { RegistrationRecord } from './protocol/response.ts'
+export {
+  type ProvisionedAssignment,
+  type ProvisionMode,
+  type ProvisionOptions,
+  provision,
+} from './provision.ts'
 export { provisionForever } from './provision-forever.ts'
 export type { PhaseTimings } from './registration/phases.ts'
 export { BUNDLED_ROOTS, type BundledRoot } from './tls/roots.ts'

@@ -130,13 +130,36 @@ describe('the dependency rule', () => {
     expect(imports.filter((i) => folder(i.to) === 'testing' && folder(i.from) !== 'testing')).toEqual([])
   })
 
+  it('hub/ comes after all of the flow, and nothing imports it', () => {
+    const allowed = new Set([...FLOW, 'hub'])
+    const wrong = imports.filter(
+      (i) =>
+        folder(i.from) === 'hub' &&
+        !i.typeOnly &&
+        i.to.endsWith('.ts') &&
+        !isLeaf(i.to) &&
+        !allowed.has(folder(i.to)),
+    )
+    // Its own composition root alone sees that of provisioning.
+    expect([...new Set(wrong.map((i) => `${i.from} ${i.to}`))].sort()).toEqual([
+      'hub/connect.ts client.ts',
+      'hub/connect.ts provision.ts',
+    ])
+    expect(imports.filter((i) => folder(i.to) === 'hub' && folder(i.from) !== 'hub')).toEqual([])
+  })
+
+  it('MQTT.js is loaded in one file of hub/, and nowhere else', () => {
+    const loads = imports.filter((i) => /^mqtt(\/|$)/.test(i.to) && !i.typeOnly)
+    expect(loads.map((i) => `${i.from} ${i.to}`)).toEqual(['hub/mqtt-client.ts mqtt/lib/client'])
+  })
+
   it('nothing imports the composition root but the entry', () => {
     expect(
       imports
         .filter((i) => i.to === 'client.ts')
         .map((i) => i.from)
         .sort(),
-    ).toEqual(['cli/register.ts', 'index.ts', 'provision-forever.ts'])
+    ).toEqual(['cli/register.ts', 'hub/connect.ts', 'index.ts', 'provision-forever.ts', 'provision.ts'])
   })
 
   it('nothing imports the command, and the command loads what it does not always need', () => {
@@ -157,7 +180,7 @@ describe('what the main entry loads', () => {
   it('is no transport, no emulator, no MQTT.js, no node-forge, no ws', () => {
     const loaded = [...reachable('index.ts')]
     const heavy = loaded.filter((name) =>
-      /^(mqtt|mqtt-packet|node-forge|ws|node:https)(\/|$)|^(emulator|testing)\/|^transport\/(mqtt|https)\//.test(
+      /^(mqtt|mqtt-packet|node-forge|ws|node:https)(\/|$)|^(emulator|testing|hub)\/|^transport\/(mqtt|https)\//.test(
         name,
       ),
     )

@@ -43,7 +43,7 @@ export function createContact({ registrationId, connection, timingsMs }: CallRes
 }
 
 /** Without recursion: a payload may be nested as deep as a hostile reply is long. */
-function deepFreeze<T extends object>(root: T): T {
+export function deepFreeze<T extends object>(root: T): T {
   const open: object[] = [root]
   for (let value = open.pop(); value !== undefined; value = open.pop()) {
     Object.freeze(value)

@@ -57,6 +57,7 @@ const BY_PHASE: Readonly<Record<DpsPhase, ExitCode>> = {
   poll: EXIT.service,
   parse: EXIT.service,
   store: EXIT.unexpected,
+  hub: EXIT.service,
 }
 
 /** The stage that failed; a limit of time counts for the stage that used it up. */

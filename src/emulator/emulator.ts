@@ -11,13 +11,17 @@ import { httpFront } from './fronts/http.ts'
 import { type EmulatorTlsOptions, Listener, type ServerCertificate } from './fronts/listener.ts'
 import { mqttFront } from './fronts/mqtt.ts'
 import { webSocketFront } from './fronts/websocket.ts'
+import { hubFront, LARGEST_HUB_FRAME } from './hub/front.ts'
+import { type EmulatedHub, HubService } from './hub/hub.ts'
 import { type EmulatorEvent, type EmulatorLog, Journal } from './journal.ts'
 import {
   createPki,
   type DeviceCertificate,
   type DeviceCertificateOptions,
+  issueCertificate,
   issueDeviceCertificate,
   type Pki,
+  SERVER_NAMES,
 } from './pki.ts'
 import { ProvisioningService, type Registration } from './service.ts'
 
@@ -52,8 +56,16 @@ export interface EmulatorOptions {
   clock?: Clock
   /** Devices and groups to enroll at the start. Default none. */
   enrollments?: readonly (IndividualEnrollment | EnrollmentGroup)[]
-  /** Host names of the linked hubs, at least one. Default `['emulated-hub.azure-devices.net']`. */
+  /**
+   * Host names of the linked hubs, at least one. They are served here too, told apart by the server name that the client
+   * asks for (SNI). Default `['emulated-hub.azure-devices.net']`.
+   */
   hubs?: readonly string[]
+  /**
+   * Server names of IoT Edge gateways, which are asked for in place of a hub's: a device behind one still names its hub
+   * in the user name. Default none.
+   */
+  gateways?: readonly string[]
   assigning?: AssigningOptions
   /** Answer 429 to more than 5 polls in 10 s of one device, as the service does. Default false. */
   pollLimit?: boolean
@@ -91,6 +103,13 @@ export interface Registrations {
   forget(registrationId?: string): void
 }
 
+/** Options that lead a client to the hubs here; spread them into those of `connectHub`. */
+export interface EmulatorHubOptions {
+  port: number
+  connectTo: string
+  trust: { roots: 'none'; extraRoots: string }
+}
+
 /** Options that lead a client here; spread them into those of `ProvisioningClient`. */
 export interface EmulatorClientOptions {
   idScope: string
@@ -113,12 +132,15 @@ export interface Emulator {
   readonly pki: Pki
   readonly enrollments: Enrollments
   readonly registrations: Registrations
+  /** The hubs that devices are assigned to. */
+  readonly hub: EmulatedHub
   readonly faults: Faults
   readonly log: EmulatorLog
   /** Number of connections open now. */
   readonly openConnections: number
   issueDeviceCertificate(options: DeviceCertificateOptions): Promise<DeviceCertificate>
   clientOptions(): EmulatorClientOptions
+  hubOptions(): EmulatorHubOptions
   /** Lets the process end while the emulator still listens; connections that are open keep it alive until they close. */
   unref(): void
   /** Stops listening and destroys every connection; resolves when all is gone. May be called again. */
@@ -129,6 +151,8 @@ const HOST = 'global.azure-devices-provisioning.net'
 const MQTT_CONNECT = 0x10
 const UPPER_CASE_A = 0x41
 const UPPER_CASE_Z = 0x5a
+/** What DPS assigns, in any cloud: never the provisioning service itself. */
+const HUB_NAME = /\.azure-devices\.(?:net|cn|us)$/
 
 const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
 
@@ -144,6 +168,9 @@ function checkOptions(options: EmulatorOptions): void {
   if (options.hubs !== undefined && options.hubs.length === 0) {
     throw invalid('`hubs` must name at least one hub')
   }
+  for (const name of [...(options.hubs ?? []), ...(options.gateways ?? [])]) {
+    if (name.toLowerCase() === HOST) throw invalid('`hubs` and `gateways` must not name the service itself')
+  }
   const { polls = 1, retryAfterSeconds = 3 } = options.assigning ?? {}
   if (!whole(polls, Number.MAX_SAFE_INTEGER))
     throw invalid('`assigning.polls` must be an integer of at least 0')
@@ -155,9 +182,30 @@ function checkOptions(options: EmulatorOptions): void {
   }
 }
 
+/** Certificates for the names that the common one does not hold. */
+async function certificatesFor(
+  names: readonly string[],
+  pki: Pki,
+  clock: Clock,
+): Promise<Map<string, ServerCertificate>> {
+  const covered = (name: string): boolean =>
+    SERVER_NAMES.includes(name) || SERVER_NAMES.includes(name.replace(/^[^.]+/, '*'))
+  const missing = names.map((name) => name.toLowerCase()).filter((name) => !covered(name))
+  if (missing.length === 0) return new Map()
+  const { chainPem, keyPem } = await issueCertificate({
+    subject: missing[0]!.slice(0, 64),
+    key: pki.server.keyPem,
+    issuer: pki.serverIntermediate,
+    sans: missing,
+    eku: ['serverAuth'],
+    clock,
+  })
+  return new Map(missing.map((name) => [name, { cert: chainPem, key: keyPem }]))
+}
+
 /**
- * Starts an emulated Device Provisioning Service: the device protocol over real TLS, with certificates of its own,
- * strict about every field, and with faults on demand.
+ * Starts an emulated Device Provisioning Service and the hubs behind it: the device protocols over real TLS, with
+ * certificates of its own, strict about every field, and with faults on demand.
  *
  * @throws DpsError OPTION_INVALID, phase `config`
  * @throws the system's error if a port cannot be listened on
@@ -173,20 +221,32 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     else enrollments.addIndividual(enrollment)
   }
   const pki = options.pki ?? (await createPki({ clock }))
-  const journal = new Journal(options.logSize ?? 1000, options.onEvent)
+  const logSize = options.logSize ?? 1000
+  const journal = new Journal(logSize, options.onEvent)
   const faults = new FaultScript()
   const { polls = 1, retryAfterSeconds = 3 } = options.assigning ?? {}
+  const hubs = [...(options.hubs ?? ['emulated-hub.azure-devices.net'])]
+  const gateways = new Set((options.gateways ?? []).map((name) => name.toLowerCase()))
+  const hub = new HubService({
+    clock,
+    hubs,
+    logSize,
+    onTelemetry: (message) => journal.emit({ type: 'telemetry', message }),
+  })
   const service = new ProvisioningService({
     idScope,
     clock,
     enrollments,
-    hubs: [...(options.hubs ?? ['emulated-hub.azure-devices.net'])],
+    hubs,
     polls,
     retryAfter: retryAfterSeconds === null ? undefined : String(retryAfterSeconds),
     pollLimit: options.pollLimit ?? false,
     disabledEnrollment: options.disabledEnrollment ?? 'refuse',
     concurrentRegistrations: options.concurrentRegistrations ?? 'conflict',
-    onRegistration: (registration) => journal.emit({ type: 'registration', registration }),
+    onRegistration: (registration, credential) => {
+      hub.assign(registration.deviceId, registration.assignedHub, credential)
+      journal.emit({ type: 'registration', registration })
+    },
   })
   const mqtt = mqttFront({
     service,
@@ -196,19 +256,50 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     replyQos: options.replyQos ?? 0,
     pipelining: options.pipelining ?? 'accept',
   })
-  const http = httpFront({ service, faults, journal, clock, webSocket: webSocketFront(mqtt, journal) })
+  const http = httpFront({
+    service,
+    faults,
+    journal,
+    clock,
+    webSocket: webSocketFront(mqtt, journal),
+    operations: true,
+  })
+  const hubMqtt = hubFront({
+    hub,
+    faults,
+    journal,
+    clock,
+    pipelining: options.pipelining ?? 'accept',
+    isGateway: (serverName) => gateways.has(serverName),
+  })
+  const hubHttp = httpFront({
+    service,
+    faults,
+    journal,
+    clock,
+    webSocket: webSocketFront(hubMqtt, journal, LARGEST_HUB_FRAME),
+    operations: false,
+  })
+  const certificate = options.serverCertificate ?? { cert: pki.server.chainPem, key: pki.server.keyPem }
+  const isHub = (serverName: string): boolean =>
+    gateways.has(serverName) || HUB_NAME.test(serverName) || hub.knows(serverName)
   const listener = new Listener({
     address,
     ports: typeof options.port === 'number' ? [options.port] : (options.port ?? [0]),
-    certificate: options.serverCertificate ?? { cert: pki.server.chainPem, key: pki.server.keyPem },
+    certificate,
+    certificates: options.serverCertificate
+      ? new Map()
+      : await certificatesFor([...hubs, ...gateways], pki, clock),
     tls: options.tls ?? {},
     clock,
     faults,
     journal,
-    frontFor: (firstByte) => {
-      if (firstByte === MQTT_CONNECT) return mqtt
+    frontFor: (serverName, firstByte) => {
+      const toHub = serverName !== undefined && isHub(serverName.toLowerCase())
+      if (firstByte === MQTT_CONNECT) return toHub ? hubMqtt : mqtt
       // HTTP begins with the name of a method.
-      return firstByte >= UPPER_CASE_A && firstByte <= UPPER_CASE_Z ? http : undefined
+      if (firstByte < UPPER_CASE_A || firstByte > UPPER_CASE_Z) return undefined
+      return toHub ? hubHttp : http
     },
   })
   const ports = await listener.listen()
@@ -232,6 +323,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       list: () => service.registrations(),
       forget: (registrationId?: string) => service.forget(registrationId),
     }),
+    hub: hub as EmulatedHub,
     faults,
     log: journal,
     get openConnections() {
@@ -241,6 +333,11 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     clientOptions: () => ({
       idScope,
       host: HOST,
+      port,
+      connectTo: address,
+      trust: { roots: 'none' as const, extraRoots: pki.roots[0].certPem },
+    }),
+    hubOptions: () => ({
       port,
       connectTo: address,
       trust: { roots: 'none' as const, extraRoots: pki.roots[0].certPem },

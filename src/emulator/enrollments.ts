@@ -303,6 +303,16 @@ function makeRecord(
   }
 }
 
+/** The keys a device of this enrollment signs with: its own, or those derived from the group's. */
+export function deviceKeys(
+  { ref, keys }: EnrollmentRecord,
+  registrationId: string,
+): readonly Buffer[] | undefined {
+  if (!('groupId' in ref)) return keys
+  // The HMAC of the registration id as given: letter case matters.
+  return keys?.map((key) => createHmac('sha256', key).update(registrationId, 'utf8').digest())
+}
+
 /** Whether `signature` is the HMAC-SHA256 of `text` under the enrollment's primary or secondary (derived) key. */
 export function signedBy(
   record: EnrollmentRecord,
@@ -310,10 +320,7 @@ export function signedBy(
   text: string,
   signature: Buffer,
 ): boolean {
-  const group = 'groupId' in record.ref
-  return (record.keys ?? []).some((key) => {
-    // A group's device key is the HMAC of the registration id as given: letter case matters.
-    const deviceKey = group ? createHmac('sha256', key).update(registrationId, 'utf8').digest() : key
+  return (deviceKeys(record, registrationId) ?? []).some((deviceKey) => {
     const expected = createHmac('sha256', deviceKey).update(text, 'utf8').digest()
     return expected.length === signature.length && timingSafeEqual(expected, signature)
   })

@@ -7,6 +7,10 @@ import type { ScriptedOutcome, ServiceReply } from './service.ts'
  * upgrade request read (MQTT over WebSocket), CONNECT and SUBSCRIBE read (both kinds of MQTT), request of an
  * authenticated device read (`register`, `poll`, over HTTPS also `lookup`: the service has not seen it yet), reply ready
  * (`register-reply`, `poll-reply`, `lookup-reply`: the service has acted on the request).
+ *
+ * On a connection to a hub, in place of those of a registration: CONNECT and SUBSCRIBE read (`hub-connect`,
+ * `hub-subscribe`), telemetry read and not recorded yet (`telemetry`), recorded and not acknowledged yet
+ * (`telemetry-ack`), request about the twin read (`twin`), answer to it ready (`twin-reply`), PINGREQ read (`ping`).
  */
 export type FaultStep =
   | 'accept'
@@ -21,6 +25,13 @@ export type FaultStep =
   | 'poll-reply'
   | 'lookup'
   | 'lookup-reply'
+  | 'hub-connect'
+  | 'hub-subscribe'
+  | 'telemetry'
+  | 'telemetry-ack'
+  | 'twin'
+  | 'twin-reply'
+  | 'ping'
 
 /**
  * `silence`: from here on nothing is answered on this connection, which stays open; at a reply step only that reply is
@@ -125,7 +136,24 @@ export interface FaultActions {
   'poll-reply': ReplyStepFault
   lookup: ConnectionFault | RawFault | ReplyFault
   'lookup-reply': LookupReplyFault
+  /** `refuse`: CONNACK with this return code, then close. */
+  'hub-connect': ConnectionFault | RawFault | { refuse: number }
+  /** `refuse`: SUBACK with 0x80. */
+  'hub-subscribe': ConnectionFault | RawFault | 'refuse'
+  telemetry: ConnectionFault | RawFault
+  /** `no-puback`: the message is recorded and never acknowledged. */
+  'telemetry-ack': ConnectionFault | RawFault | 'no-puback'
+  twin: ConnectionFault | RawFault
+  /** `silence` withholds this answer and no other. */
+  'twin-reply': TwinReplyFault
+  ping: ConnectionFault | RawFault
 }
+
+/**
+ * Faults of an answer about a twin. `wrong-rid`: it answers another request. `duplicate`: it is sent twice. `reply`: of
+ * its fields those that make an answer over MQTT: `status`, `body`, `topic`.
+ */
+export type TwinReplyFault = ConnectionFault | RawFault | ReplyFault | 'wrong-rid' | 'duplicate'
 
 export type FaultSpec = {
   [Step in FaultStep]: {
@@ -134,7 +162,10 @@ export type FaultSpec = {
     do: FaultActions[Step] | readonly FaultActions[Step][]
     /** How often. Default 1; Infinity for ever. */
     times?: number
-    /** Only for this registration id (from CONNECT or from the first request on) or what the function accepts. Default: every connection. */
+    /**
+     * Only for this registration id (from CONNECT or from the first request on; on a connection to a hub the client id) or
+     * what the function accepts. Default: every connection.
+     */
     match?: { registrationId: string } | ((at: FaultPoint) => boolean)
   }
 }[FaultStep]
@@ -143,7 +174,7 @@ export type FaultSpec = {
 export interface FaultPoint {
   readonly at: FaultStep
   readonly connectionId: number
-  /** Known from CONNECT or from the first request on. */
+  /** Known from CONNECT or from the first request on; on a connection to a hub it is the client id. */
   readonly registrationId: string | undefined
 }
 
@@ -201,6 +232,13 @@ const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   'poll-reply': REPLY,
   lookup: [...CONNECTION, 'reply'],
   'lookup-reply': LOOKUP_REPLY,
+  'hub-connect': [...CONNECTION, 'refuse'],
+  'hub-subscribe': [...CONNECTION, 'refuse'],
+  telemetry: CONNECTION,
+  'telemetry-ack': [...CONNECTION, 'no-puback'],
+  twin: CONNECTION,
+  'twin-reply': [...CONNECTION, 'reply', 'wrong-rid', 'duplicate'],
+  ping: CONNECTION,
 }
 
 const OF_MQTT: readonly string[] = ['no-puback', 'reply-before-puback', 'wrong-rid', 'duplicate']

@@ -2,6 +2,7 @@ export type {
   AssigningOptions,
   Emulator,
   EmulatorClientOptions,
+  EmulatorHubOptions,
   EmulatorOptions,
   Registrations,
 } from './emulator.ts'
@@ -33,8 +34,26 @@ export type {
   ReplyStepFault,
   RequestDelivery,
   RequestFault,
+  TwinReplyFault,
 } from './faults.ts'
 export type { EmulatorTlsOptions, ServerCertificate } from './fronts/listener.ts'
+export type {
+  CommandOptions,
+  EmulatedHub,
+  HubDeviceInfo,
+  HubDeviceOptions,
+  HubDeviceRef,
+  HubDisconnect,
+  HubEnding,
+  MethodOptions,
+  MethodResult,
+  SentCommand,
+  Telemetry,
+  TelemetryMatch,
+  TelemetryRecord,
+} from './hub/hub.ts'
+export type { MessageProperties } from './hub/topics.ts'
+export type { TwinDocument, TwinProperties, TwinSide } from './hub/twin.ts'
 export type {
   ConnectionRecord,
   EmulatorEvent,

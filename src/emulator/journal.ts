@@ -1,4 +1,5 @@
 import type { FaultPoint } from './faults.ts'
+import type { HubEnding, TelemetryRecord } from './hub/hub.ts'
 import type { RefusalReason, Registration } from './service.ts'
 
 /** What TLS settled on for a connection. */
@@ -32,7 +33,7 @@ export interface ConnectionRecord {
   readonly handshakeError: string | undefined
   /** What the device speaks, once it is known. */
   readonly transport: 'mqtt' | 'mqtt-ws' | 'https' | undefined
-  /** As the device names itself: in CONNECT, or in its latest request over HTTPS. */
+  /** As the device names itself: in CONNECT (at a hub, its client id), or in its latest request over HTTPS. */
   readonly registrationId: string | undefined
   readonly closedAt: number | undefined
 }
@@ -79,9 +80,10 @@ export type EmulatorEvent =
   | { readonly type: 'handshake-failed'; readonly connectionId: number; readonly code: string }
   | { readonly type: 'packet'; readonly packet: PacketRecord }
   | {
-      /** The service's reason, which a device is not told. */
+      /** The service's or the hub's reason, which a device is not told. */
       readonly type: 'refused'
       readonly connectionId: number
+      /** At a hub, the client id. */
       readonly registrationId: string
       readonly reason: RefusalReason
     }
@@ -93,6 +95,16 @@ export type EmulatorEvent =
     }
   | { readonly type: 'fault'; readonly point: FaultPoint; readonly actions: readonly string[] }
   | { readonly type: 'registration'; readonly registration: Registration }
+  | { readonly type: 'telemetry'; readonly message: TelemetryRecord }
+  | {
+      /** A hub let a device in, or ended its connection by itself. */
+      readonly type: 'hub-connected' | 'hub-disconnected'
+      readonly connectionId: number
+      readonly hub: string
+      readonly clientId: string
+      /** Why the hub ended it. */
+      readonly reason?: HubEnding
+    }
   | { readonly type: 'connection-closed'; readonly connectionId: number }
 
 /** The latest connections and packets, oldest first. */

@@ -101,7 +101,8 @@ const BACKDATE_MS = DAY_MS
 const LEAF_LIFETIME_MS = 365 * DAY_MS
 const ROOT_LIFETIME_MS = 10 * LEAF_LIFETIME_MS
 
-const SERVER_NAMES = [
+/** What the certificate of the emulator's server holds. */
+export const SERVER_NAMES: readonly string[] = [
   '*.azure-devices-provisioning.net',
   'global.azure-devices-provisioning.net',
   '*.azure-devices.net',

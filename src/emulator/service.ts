@@ -2,6 +2,7 @@ import { createHash, randomBytes, randomUUID, type X509Certificate } from 'node:
 import type { Clock } from '../clock.ts'
 import {
   type AllocationRequest,
+  deviceKeys,
   type EnrollmentBook,
   type EnrollmentRecord,
   type EnrollmentRef,
@@ -28,6 +29,11 @@ export type RefusalReason =
   | 'certificate-not-yet-valid'
   | 'certificate-purpose-wrong'
   | 'certificate-chain-unknown'
+  | 'client-id-wrong'
+  | 'hub-wrong'
+  | 'device-unknown'
+  | 'device-disabled'
+  | 'certificate-unknown'
 
 /** A device's certificate as TLS presented it; that the peer holds its key was proven by the handshake. */
 export interface PresentedCertificate {
@@ -56,6 +62,8 @@ export interface DeviceSession {
   readonly apiVersion: string
   readonly attestation: 'symmetricKey' | 'x509'
   readonly enrollment: EnrollmentRecord
+  /** SHA-256 of the certificate that was presented. */
+  readonly fingerprint256: string | undefined
   readonly carrier: Carrier
 }
 
@@ -98,6 +106,16 @@ export interface Registration {
   readonly count: number
 }
 
+/** What the hub is told of a device that is assigned to it. */
+export interface DeviceCredential {
+  /** Symmetric keys, primary and secondary. */
+  readonly keys: readonly Buffer[] | undefined
+  /** SHA-256 fingerprints of its certificates. */
+  readonly fingerprints: readonly string[]
+  /** The hub it leaves, and what becomes of its data. */
+  readonly movedFrom: { readonly hub: string; readonly data: 'migrate' | 'reset' } | undefined
+}
+
 export interface ServiceSettings {
   readonly idScope: string
   readonly clock: Clock
@@ -108,7 +126,7 @@ export interface ServiceSettings {
   readonly pollLimit: boolean
   readonly disabledEnrollment: 'refuse' | 'report'
   readonly concurrentRegistrations: 'conflict' | 'allow'
-  readonly onRegistration: (registration: Registration) => void
+  readonly onRegistration: (registration: Registration, credential: DeviceCredential) => void
 }
 
 interface Operation {
@@ -214,7 +232,14 @@ export class ProvisioningService {
     const attestation = sas === undefined ? 'x509' : 'symmetricKey'
     return {
       ok: true,
-      session: { registrationId, apiVersion, attestation, enrollment: verdict, carrier: request.carrier },
+      session: {
+        registrationId,
+        apiVersion,
+        attestation,
+        enrollment: verdict,
+        fingerprint256: sas === undefined ? request.certificate?.leaf.fingerprint256 : undefined,
+        carrier: request.carrier,
+      },
     }
   }
 
@@ -393,7 +418,11 @@ export class ProvisioningService {
       count: (before?.count ?? 0) + 1,
     })
     device.registration = registration
-    this.#settings.onRegistration(registration)
+    this.#settings.onRegistration(registration, {
+      keys: deviceKeys(enrollment, registrationId),
+      fingerprints: fingerprintsOf(session),
+      movedFrom: moved ? { hub: before.assignedHub, data: reprovisioning } : undefined,
+    })
     const group = 'groupId' in enrollment.ref ? { enrollmentGroupId: enrollment.ref.groupId } : {}
     device.state = {
       ...(session.attestation === 'x509' ? { x509: {} } : { symmetricKey: group }),
@@ -501,6 +530,12 @@ export class ProvisioningService {
   }
 }
 
+/** Of an individual enrollment all of its certificates; of a group, the one that was presented. */
+function fingerprintsOf({ enrollment, fingerprint256 }: DeviceSession): readonly string[] {
+  if (enrollment.fingerprints.length > 0) return enrollment.fingerprints
+  return fingerprint256 === undefined ? [] : [fingerprint256]
+}
+
 function movedSubstatus(backToFirst: boolean, policy: 'migrate' | 'reset'): Registration['substatus'] {
   if (backToFirst) return 'reprovisionedToInitialAssignment'
   return policy === 'reset' ? 'deviceDataReset' : 'deviceDataMigrated'
@@ -531,7 +566,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-interface SasFields {
+export interface SasFields {
   readonly rawResource: string
   readonly resource: string
   readonly rawExpiry: string
@@ -541,7 +576,7 @@ interface SasFields {
 }
 
 /** `SharedAccessSignature sr=…&sig=…&se=…&skn=…`, in any order, nothing twice and nothing else. */
-function parseSas(token: string): SasFields | undefined {
+export function parseSas(token: string): SasFields | undefined {
   const scheme = 'SharedAccessSignature '
   if (!token.startsWith(scheme)) return undefined
   const fields = new Map<string, string>()

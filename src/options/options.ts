@@ -142,6 +142,34 @@ export type DpsEvent =
       readonly delayMs: number
       readonly error: DpsError
     }
+  | {
+      /** `provision` found no stored assignment that counts, and has to ask the service. */
+      readonly type: 'no-stored-assignment'
+      /**
+       * `missing`: nothing is stored. `refused`: the service has said no since the last assignment. `unreadable`: the store
+       * failed. `damaged`: what is stored is no record. `newer`: a later version of this package wrote it. `foreign`: it is of
+       * another id scope, service, registration id, certificate or key.
+       */
+      readonly reason: 'missing' | 'refused' | 'unreadable' | 'damaged' | 'newer' | 'foreign'
+      readonly message: string
+      /** What the store failed with, where it is `unreadable`. */
+      readonly error?: DpsError
+    }
+  | {
+      /** The service could not be asked, because of `error`: what is stored stays in force and is returned. */
+      readonly type: 'stored-assignment-kept'
+      readonly error: DpsError
+    }
+  | {
+      /** The service has refused this device by `error`: its stored assignment is gone. */
+      readonly type: 'stored-assignment-erased'
+      readonly error: DpsError
+    }
+  | {
+      /** The store did not take what should have been stored or erased. */
+      readonly type: 'store-failed'
+      readonly error: DpsError
+    }
   | { readonly type: 'warning'; readonly message: string }
 
 /** A transport by name, or one of your own. */

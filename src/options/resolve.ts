@@ -205,7 +205,8 @@ export function object<T extends object>(name: string, value: T): T {
   return value
 }
 
-function hostName(name: string, value: unknown): string {
+/** @throws DpsError OPTION_INVALID unless `value` is a host name or an IP address; lower case comes out */
+export function hostName(name: string, value: unknown): string {
   // Two colons at least: one is a port, which has an option of its own.
   const ip = typeof value === 'string' && /^[0-9A-Fa-f:.]+$/.test(value) && value.split(':').length > 2
   if (
@@ -255,7 +256,8 @@ function ports(given: ProvisioningClientOptions['port']): (transport: string) =>
   return (transport) => each.get(transport)
 }
 
-function port(name: string, value: unknown): number {
+/** @throws DpsError OPTION_INVALID unless `value` is a port */
+export function port(name: string, value: unknown): number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > 65_535) {
     throw invalid(name, 'must be a whole number from 1 to 65535')
   }
@@ -282,14 +284,16 @@ function waitForClock(given: WaitForClockOptions): Readonly<Required<WaitForCloc
   return Object.freeze({ until, limitMs: checkMs('waitForClock.limitMs', limitMs, 0) })
 }
 
-function instant(name: string, value: Date | number): number {
+/** @throws DpsError OPTION_INVALID unless `value` is a Date or a number; ms since the epoch come out */
+export function instant(name: string, value: Date | number): number {
   const ms = value instanceof Date ? value.getTime() : value
   if (typeof ms !== 'number' || !Number.isFinite(ms))
     throw invalid(name, 'must be a Date or ms since the epoch')
   return ms
 }
 
-function token(name: string, value: unknown, rule: RegExp): string {
+/** @throws DpsError OPTION_INVALID unless `value` is text that matches `rule` */
+export function token(name: string, value: unknown, rule: RegExp): string {
   if (typeof value !== 'string' || !rule.test(value)) {
     throw invalid(name, `must match ${rule.source}`)
   }

@@ -1,6 +1,7 @@
 import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
 import { isoTime } from '../iso-time.ts'
 import { printable } from '../printable.ts'
+import { isHubHost, isHubIdentity } from './hub-names.ts'
 import { sameRegistrationId } from './registration-id.ts'
 import { parseRetryAfter } from './retry-after.ts'
 import { classifyFailure, classifyRefusal, type Refusal } from './status.ts'
@@ -96,7 +97,7 @@ export function parseReply(raw: RawReply, context: ReplyContext): ServiceReply {
     return { kind: 'assigning', operationId: checkOperationId(operationId), retryAfterMs }
   }
   if (status === 'assigned')
-    return { kind: 'assigned', registration: registration(body.registrationState, context) }
+    return { kind: 'assigned', registration: parseRegistration(body.registrationState, context) }
   if (status === undefined) throw malformed('carries no status')
 
   const state = isObject(body.registrationState) ? body.registrationState : body
@@ -121,7 +122,7 @@ export function parseLookup(
   const body = jsonObject(raw.body)
   if (typeof body.status !== 'string' || body.status === '') throw malformed('carries no status')
   const status = printable(body.status.toLowerCase(), 40)
-  const assigned = status === 'assigned' ? registration(body, context) : undefined
+  const assigned = status === 'assigned' ? parseRegistration(body, context) : undefined
   checkSameDevice(body.registrationId, context)
   return {
     kind: 'found',
@@ -137,7 +138,7 @@ export function parseLookup(
   }
 }
 
-function checkSameDevice(value: unknown, context: ReplyContext): void {
+function checkSameDevice(value: unknown, context: Pick<ReplyContext, 'registrationId'>): void {
   if (typeof value !== 'string' || sameRegistrationId(value, context.registrationId)) return
   throw malformed(`is about another device: "${printable(value, 140)}", not "${context.registrationId}"`)
 }
@@ -153,16 +154,23 @@ function common(value: Json) {
   }
 }
 
-function registration(value: unknown, context: ReplyContext): DeviceRegistration {
+/**
+ * Reads a `DeviceRegistrationResult` of an assigned device.
+ *
+ * @throws DpsError REPLY_MALFORMED or REPLY_INCOMPLETE, phase `parse`
+ */
+export function parseRegistration(
+  value: unknown,
+  context: Pick<ReplyContext, 'registrationId'>,
+): DeviceRegistration {
   if (!isObject(value)) throw incomplete('registrationState')
   const { assignedHub, deviceId } = value
   if (typeof assignedHub !== 'string' || assignedHub === '') throw incomplete('assignedHub')
   if (typeof deviceId !== 'string' || deviceId === '') throw incomplete('deviceId')
-  if (assignedHub.length > 253 || !/^[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?$/.test(assignedHub)) {
+  if (!isHubHost(assignedHub)) {
     throw malformed(`names a hub that is no host name: "${printable(assignedHub, 80)}"`)
   }
-  // It goes into topics and user names, so what would change their meaning must not be in it.
-  if (!/^[A-Za-z0-9\-._:%*?!(),=@$']{1,128}$/.test(deviceId)) {
+  if (!isHubIdentity(deviceId)) {
     throw malformed(`carries a deviceId that no hub takes: "${printable(deviceId, 140)}"`)
   }
   checkSameDevice(value.registrationId, context)
@@ -225,7 +233,12 @@ function skewHint(code: DpsErrorCode, serverTime: Date | undefined, nowMs: numbe
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true })
 
-function jsonObject(bytes: Uint8Array): Json {
+/**
+ * JSON from outside: UTF-8, an object, without `__proto__`.
+ *
+ * @throws DpsError REPLY_MALFORMED, phase `parse`
+ */
+export function jsonObject(bytes: Uint8Array): Json {
   let value: unknown
   try {
     const json = UTF8.decode(bytes)

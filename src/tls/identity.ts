@@ -1,4 +1,5 @@
 import type { X509Certificate } from 'node:crypto'
+import { isIP } from 'node:net'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
@@ -152,6 +153,16 @@ function checkIdentity(
     'tls',
     `the chain of ${host}, issued by "${printableName(leaf.issuer)}", does not end in a root of the policy`,
   )
+}
+
+/** What is wrong with the name of a certificate, by the same rules, for TLS options that are handed out. */
+export function hostNameFault(leaf: X509Certificate, host: string): DpsError | undefined {
+  return hasName(leaf, host) ? undefined : nameMismatch(leaf, host)
+}
+
+/** What is sent as SNI: nothing for an IP address (RFC 6066 §3). */
+export function serverNameOf(host: string): string {
+  return isIP(host) === 0 ? host : ''
 }
 
 function hasName(leaf: X509Certificate, host: string): boolean {

@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createPki, generateSymmetricKey, issueCertificate, startEmulator } from '../../dist/emulator.mjs'
+import { HUB_CASES, HUB_TRANSPORTS, HubBench } from './hub-cases.mjs'
 
 // Their client is told a host name and nothing else: the port follows from the transport.
 const MQTT = {
@@ -401,6 +402,15 @@ async function runCase(check, transport, setting) {
   }
 }
 
+async function runHubCase(check, transport, setting) {
+  const bench = await HubBench.open(transport, setting)
+  try {
+    await check(bench)
+  } finally {
+    await bench.close()
+  }
+}
+
 function withinTime(work) {
   let timer
   const late = new Promise((_, reject) => {
@@ -425,24 +435,28 @@ const [rootFile, otherRootFile] = pki.roots.map(({ certPem }, index) => {
 let passed = 0
 let failed = 0
 let skipped = 0
-for (const transport of TRANSPORTS) {
-  const obstacle = await portTaken(transport.port)
-  for (const [title, check] of Object.entries(CASES)) {
-    const name = `${transport.label}, ${title}`
-    if (obstacle !== undefined) {
-      skipped += 1
-      console.log(`skipped ${name}: ${obstacle}`)
-      continue
-    }
-    try {
-      await withinTime(runCase(check, transport, { pki, rootFile, otherRootFile }))
-      passed += 1
-      console.log(`ok ${name}`)
-    } catch (error) {
-      failed += 1
-      console.log(`FAILED ${name}\n${error.stack}`)
+async function runAll(transports, cases, run) {
+  for (const transport of transports) {
+    const obstacle = await portTaken(transport.port)
+    for (const [title, check] of Object.entries(cases)) {
+      const name = `${transport.label}, ${title}`
+      if (obstacle !== undefined) {
+        skipped += 1
+        console.log(`skipped ${name}: ${obstacle}`)
+        continue
+      }
+      try {
+        await withinTime(run(check, transport, { pki, rootFile, otherRootFile }))
+        passed += 1
+        console.log(`ok ${name}`)
+      } catch (error) {
+        failed += 1
+        console.log(`FAILED ${name}\n${error.stack}`)
+      }
     }
   }
 }
+await runAll(TRANSPORTS, CASES, runCase)
+await runAll(HUB_TRANSPORTS, HUB_CASES, runHubCase)
 console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`)
 process.exitCode = failed === 0 ? 0 : 1

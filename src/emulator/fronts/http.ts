@@ -14,6 +14,8 @@ export interface HttpSettings extends ExchangeSettings {
   readonly clock: Clock
   /** Takes over the connections whose upgrade to MQTT over WebSocket is granted. */
   readonly webSocket: WebSocketFront
+  /** Whether the device protocol is spoken too; a hub takes the upgrade alone. */
+  readonly operations: boolean
 }
 
 type Operation = DeviceRequest['operation']
@@ -189,7 +191,9 @@ class HttpSession {
 
   #serve(request: IncomingMessage, body: Buffer, response: ServerResponse): void {
     this.#logRequest('request', request, body)
-    const call = readCall(request, body)
+    const call: Call | Refusal = this.#settings.operations
+      ? readCall(request, body)
+      : { status: 404, rule: 'A hub serves no HTTP here but the upgrade to MQTT over WebSocket.' }
     if ('status' in call) {
       this.#refuse(request, response, call)
       return

@@ -67,8 +67,10 @@ export interface ListenerSettings {
   readonly clock: Clock
   readonly faults: FaultScript
   readonly journal: Journal
-  /** The front for a protocol's first byte, or undefined where it is no protocol that is spoken. */
-  readonly frontFor: (firstByte: number) => Front | undefined
+  /** Certificates for further server names, by name; what is presented to all others is `certificate`. */
+  readonly certificates: ReadonlyMap<string, ServerCertificate>
+  /** The front for a server name and a protocol's first byte, or undefined where it is no protocol that is spoken. */
+  readonly frontFor: (serverName: string | undefined, firstByte: number) => Front | undefined
 }
 
 /** TLS 1.2 suites the service recommends (Azure IoT Hub DPS, "TLS support"). */
@@ -81,6 +83,7 @@ const SERVICE_SUITES = [
 
 const HANDSHAKE_RECORD = 22
 const CLIENT_HELLO = 1
+const SERVER_NAME = 0
 const LARGEST_CLIENT_HELLO = 65_536
 const REMEMBERED_CHAINS = 100_000
 const LONGEST_CHAIN = 10
@@ -110,6 +113,34 @@ export function clientHelloLength(bytes: Buffer): number | undefined {
     }
   }
   return offset
+}
+
+/**
+ * The server name that a ClientHello asks for (RFC 6066, section 3), read from its bytes: of a resumed session OpenSSL
+ * tells the name only where it was told to remember it.
+ */
+export function serverNameIn(records: Buffer): string | undefined {
+  const parts: Buffer[] = []
+  for (let at = 0; at + 5 <= records.length; at += 5 + records.readUInt16BE(at + 3)) {
+    parts.push(records.subarray(at + 5, at + 5 + records.readUInt16BE(at + 3)))
+  }
+  const hello = Buffer.concat(parts)
+  try {
+    // Handshake header, version and random; then session id, cipher suites and compression methods.
+    let at = 4 + 2 + 32
+    at += 1 + hello.readUInt8(at)
+    at += 2 + hello.readUInt16BE(at)
+    at += 1 + hello.readUInt8(at)
+    const end = at + 2 + hello.readUInt16BE(at)
+    for (at += 2; at < end; at += 4 + hello.readUInt16BE(at + 2)) {
+      if (hello.readUInt16BE(at) !== SERVER_NAME) continue
+      const length = hello.readUInt16BE(at + 7)
+      return length === 0 ? undefined : hello.toString('latin1', at + 9, at + 9 + length).toLowerCase()
+    }
+  } catch {
+    // It ends before its extensions do; OpenSSL will say so.
+  }
+  return undefined
 }
 
 class Connection implements FrontConnection {
@@ -183,13 +214,9 @@ export class Listener {
   constructor(settings: ListenerSettings) {
     this.#settings = settings
     const { tls, certificate } = settings
-    this.#tls = createTlsServer({
-      cert: certificate.cert,
-      key: certificate.key,
+    const policy = {
       // Who the device is, is decided by the enrollments; without this, Node would load a trust store for nothing.
       ca: [],
-      requestCert: tls.requestCert ?? true,
-      rejectUnauthorized: false,
       minVersion: tls.minVersion ?? 'TLSv1.2',
       maxVersion: tls.maxVersion ?? 'TLSv1.2',
       ciphers: tls.ciphers ?? SERVICE_SUITES,
@@ -200,7 +227,17 @@ export class Listener {
       ...(tls.sigalgs === undefined ? {} : { sigalgs: tls.sigalgs }),
       ...(tls.secureOptions === undefined ? {} : { secureOptions: tls.secureOptions }),
       ...(tls.sessionTimeout === undefined ? {} : { sessionTimeout: tls.sessionTimeout }),
+    }
+    this.#tls = createTlsServer({
+      ...policy,
+      cert: certificate.cert,
+      key: certificate.key,
+      requestCert: tls.requestCert ?? true,
+      rejectUnauthorized: false,
     })
+    for (const [name, { cert, key }] of settings.certificates) {
+      this.#tls.addContext(name, { ...policy, cert, key })
+    }
     this.#tls.on('secureConnection', (socket) => this.#secured(socket))
     this.#tls.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
       const connection = this.#byPeer.get(keyOf(socket))
@@ -325,7 +362,7 @@ export class Listener {
     const handshake = {
       protocol: socket.getProtocol() ?? 'unknown',
       cipher: socket.getCipher().name,
-      serverName: servernameOf(socket),
+      serverName: serverNameIn(connection.record.clientHello),
       resumed: socket.isSessionReused(),
       clientCertificate: connection.certificate && {
         subject: connection.certificate.leaf.subject,
@@ -341,7 +378,7 @@ export class Listener {
     })
     if (this.#strike('handshake', connection)) return
     socket.once('data', (first: Buffer) => {
-      const front = this.#settings.frontFor(first[0] ?? 0)
+      const front = this.#settings.frontFor(handshake.serverName, first[0] ?? 0)
       if (front === undefined) {
         this.#settings.journal.emit({
           type: 'violation',
@@ -405,11 +442,6 @@ export class Listener {
 }
 
 const keyOf = (socket: Socket): string => `${socket.remoteAddress}/${socket.remotePort}/${socket.localPort}`
-
-function servernameOf(socket: TLSSocket): string | undefined {
-  const { servername } = socket as TLSSocket & { servername?: string | false | null }
-  return typeof servername === 'string' && servername !== '' ? servername : undefined
-}
 
 function forgetOldest(map: Map<string, unknown>): void {
   if (map.size <= REMEMBERED_CHAINS) return

@@ -9,8 +9,6 @@ import type { Front, FrontConnection } from './listener.ts'
 const PATH = '/$iothub/websocket'
 const SUB_PROTOCOL = 'mqtt'
 const KEY = /^[A-Za-z0-9+/]{22}==$/
-/** A message may hold several MQTT packets. */
-const LARGEST_MESSAGE = 262_144
 const UNSUPPORTED_DATA = 1003
 const NORMAL_CLOSURE = 1000
 
@@ -54,12 +52,13 @@ export type WebSocketFront = (
   head: Buffer,
 ) => void
 
-export function webSocketFront(mqtt: Front, journal: Journal): WebSocketFront {
+/** @param largestMessage bytes; a message may hold several MQTT packets */
+export function webSocketFront(mqtt: Front, journal: Journal, largestMessage = 262_144): WebSocketFront {
   const server = new WebSocketServer({
     noServer: true,
     clientTracking: false,
     perMessageDeflate: false,
-    maxPayload: LARGEST_MESSAGE,
+    maxPayload: largestMessage,
     handleProtocols: () => SUB_PROTOCOL,
   })
   return (connection, request, socket, head) => {
@@ -68,7 +67,7 @@ export function webSocketFront(mqtt: Front, journal: Journal): WebSocketFront {
       journal.emit({ type: 'violation', connectionId: connection.record.id, rule })
     }
     server.handleUpgrade(request, socket, head, (webSocket) => {
-      mqtt(new WebSocketConnection(connection, webSocket, violated), Buffer.alloc(0))
+      mqtt(new WebSocketConnection(connection, webSocket, violated, largestMessage), Buffer.alloc(0))
     })
   }
 }
@@ -77,7 +76,7 @@ export function webSocketFront(mqtt: Front, journal: Journal): WebSocketFront {
 class WebSocketStream extends Duplex {
   readonly #webSocket: WebSocket
 
-  constructor(webSocket: WebSocket, violated: (rule: string) => void) {
+  constructor(webSocket: WebSocket, violated: (rule: string) => void, largestMessage: number) {
     super()
     this.#webSocket = webSocket
     let refused = false
@@ -93,7 +92,7 @@ class WebSocketStream extends Duplex {
     })
     // It closes the connection by itself, with the status code that belongs to the error.
     webSocket.on('error', () =>
-      violated(`Frames must be well-formed, and messages at most ${LARGEST_MESSAGE} bytes.`),
+      violated(`Frames must be well-formed, and messages at most ${largestMessage} bytes.`),
     )
     webSocket.once('close', () => this.destroy())
     this.on('error', () => undefined)
@@ -123,9 +122,14 @@ class WebSocketConnection implements FrontConnection {
   readonly stream: Duplex
   readonly #below: FrontConnection
 
-  constructor(below: FrontConnection, webSocket: WebSocket, violated: (rule: string) => void) {
+  constructor(
+    below: FrontConnection,
+    webSocket: WebSocket,
+    violated: (rule: string) => void,
+    largestMessage: number,
+  ) {
     this.#below = below
-    this.stream = new WebSocketStream(webSocket, violated)
+    this.stream = new WebSocketStream(webSocket, violated, largestMessage)
   }
 
   get record(): LiveRecord {

@@ -1,6 +1,7 @@
 import dps = require('dps-device-client')
 import emulator = require('dps-device-client/emulator')
 import factory = require('dps-device-client/factory')
+import live = require('dps-device-client/hub')
 import testing = require('dps-device-client/testing')
 
 const credential: dps.Credential = dps.sasSigner({
@@ -16,3 +17,7 @@ export const cases: readonly testing.ContractCase[] = testing.transportContract(
   makeTransport,
   emulator: started,
 })
+export const connected: Promise<live.HubConnection> = live.connectHub(
+  { assignedHub: 'h', deviceId: 'd' },
+  { credential },
+)

@@ -4,13 +4,18 @@ import {
   DpsError,
   type DpsErrorCode,
   type DpsEvent,
+  fileStore,
+  type HubMqttOptions,
+  hubSettings,
   ProvisioningClient,
+  provision,
   symmetricKey,
   type Transport,
   x509,
 } from 'dps-device-client'
 import { type Emulator, startEmulator } from 'dps-device-client/emulator'
 import { deriveDeviceKey } from 'dps-device-client/factory'
+import { connectHub, type HubConnection, type HubEvent } from 'dps-device-client/hub'
 import { type ContractCase, transportContract } from 'dps-device-client/testing'
 
 const credential: Credential = x509({ cert: 'pem', key: new Uint8Array() })
@@ -27,6 +32,33 @@ const assignment: Promise<Assignment> = client.register({ payload: { a: 1 }, sig
 const emulator: Promise<Emulator> = startEmulator({ port: [8883, 443] })
 const cases: readonly ContractCase[] = transportContract({ makeTransport: () => transport, emulator })
 new ProvisioningClient({ idScope: '0ne', credential, transport: ['mqtt', 'https', transport] })
+
+export async function boot(): Promise<HubMqttOptions> {
+  const provisioned = await provision({ idScope: '0ne', credential, store: fileStore('a'), mode: 'lookup' })
+  const learnt: string = provisioned.source === 'store' ? 'before' : provisioned.connection.root
+  const settings = await hubSettings(provisioned, credential, { moduleId: learnt })
+  return settings.mqtt()
+}
+
+export async function live(given: Assignment): Promise<HubConnection> {
+  const seen: HubEvent[] = []
+  const hub = await connectHub(given, {
+    credential,
+    transport: ['mqtt', 'mqtt-ws'],
+    onEvent: (event) => seen.push(event),
+  })
+  hub.onMethod('reboot', ({ payload }) => ({ status: 200, payload }))
+  hub.onCommand(({ body, properties }) => `${body.length} ${properties.room}`)
+  hub.twin.onDesired(({ properties, version, complete }) => [properties.mode, version, complete])
+  await hub.sendTelemetry({ t: 1 }, { properties: { a: 'b' }, signal: AbortSignal.timeout(1) })
+  const { desired } = await hub.twin.get()
+  await hub.twin.report({ seen: desired.version })
+  // @ts-expect-error: an answer has a status
+  hub.onMethod('halt', () => ({ payload: 1 }))
+  // @ts-expect-error: hubs do not speak HTTPS to devices
+  await connectHub(given, { credential, transport: 'https' })
+  return hub
+}
 
 // @ts-expect-error: a credential is asked for
 new ProvisioningClient({ idScope: '0ne' })

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
-import { DpsError, ProvisioningClient, symmetricKey, x509 } from 'dps-device-client'
+import {
+  DpsError,
+  fileStore,
+  hubSettings,
+  ProvisioningClient,
+  provision,
+  symmetricKey,
+  x509,
+} from 'dps-device-client'
 import { startEmulator } from 'dps-device-client/emulator'
 import { deriveDeviceKey } from 'dps-device-client/factory'
+import { connectHub, provisionAndConnect } from 'dps-device-client/hub'
 import { transportContract } from 'dps-device-client/testing'
 
 const emulator = await startEmulator({ assigning: { polls: 0 } })
@@ -31,6 +40,31 @@ for (const transport of ['mqtt-ws', 'https']) {
   const { connection } = await new ProvisioningClient({ ...options, credential, transport }).register()
   assert.equal(connection.transport, transport)
 }
+const store = fileStore('assignment')
+const [fresh, kept] = [
+  await provision({ ...options, credential, store }),
+  await provision({ ...options, credential, store, port: 9 }),
+]
+assert.deepEqual([fresh.source, kept.source, kept.assignedHub], ['register', 'store', fresh.assignedHub])
+assert.match(
+  (await (await hubSettings(kept, credential)).mqtt()).password,
+  /^SharedAccessSignature sr=emulated-hub/,
+)
+for (const transport of ['mqtt', 'mqtt-ws']) {
+  const hub = await connectHub(kept, { ...emulator.hubOptions(), credential, transport })
+  hub.onMethod('ping', ({ payload }) => ({ status: 200, payload }))
+  await hub.sendTelemetry({ transport }, { properties: { a: 'b c' } })
+  assert.equal(await hub.twin.report({ transport }), transport === 'mqtt' ? 2 : 3)
+  assert.deepEqual((await emulator.hub.invokeMethod('esm-sas', 'ping', 1)).payload, 1)
+  await hub.close()
+}
+const lives = await provisionAndConnect({ ...options, credential, store, hub: emulator.hubOptions() })
+await lives.sendTelemetry('x')
+await lives.close()
+assert.deepEqual(
+  emulator.hub.telemetry.list().map(({ body }) => body.toString()),
+  ['{"transport":"mqtt"}', '{"transport":"mqtt-ws"}', 'x'],
+)
 const makeTransport = () => ({ name: 'own', open: (context) => context.dial(context.port) })
 const [sentence] = transportContract({ makeTransport, emulator }).filter(({ name }) =>
   name.startsWith('open rejects with what the dialer'),

@@ -1,0 +1,125 @@
+import type { HubAssignment, HubTransportName } from '../assignment/hub.ts'
+import { shouldReprovision } from '../assignment/should-reprovision.ts'
+import { emitter } from '../client.ts'
+import type { DpsEvent, TransportChoice } from '../options/options.ts'
+import { object } from '../options/resolve.ts'
+import { type ProvisionMode, type ProvisionOptions, provision } from '../provision.ts'
+import { type AssignmentSource, Hub, type HubConnection } from './connection.ts'
+import { type ConnectHubOptions, type HubEvent, invalid, pick, resolveConnectHub } from './options.ts'
+
+/**
+ * Connects a device to the hub it was assigned to, with the credential, the TLS policy, the proxy and the fallback of
+ * `ProvisioningClient`, and keeps it there until `close()`.
+ *
+ * The first connection is tried as `retry` and `timeouts.totalMs` allow and rejects where it fails for good. From then on
+ * nothing but `close()` ends it: a lost connection, an expired token and a hub that refuses for a while are waited out, as
+ * told by events. To go to another hub where the device is sent there, use `provisionAndConnect`.
+ *
+ * @throws DpsError HUB_PROFILE_UNSUPPORTED for a hub that speaks MQTT 5, before any packet; UNAUTHORIZED where the hub does
+ *   not know the device; else as `ProvisioningClient`
+ */
+export async function connectHub(
+  assignment: HubAssignment,
+  options: ConnectHubOptions,
+): Promise<HubConnection> {
+  const settings = resolveConnectHub(options)
+  // What is wrong with the assignment or an option is told before anything else.
+  for (const transport of settings.transports) settings.targetOf(assignment, transport)
+  const source: AssignmentSource = { first: async () => assignment, after: async () => undefined }
+  return Hub.open(settings, source, hubEmitter(settings.onEvent), false)
+}
+
+/** Everything of a hub that is not said by the options of provisioning. */
+export type HubOnlyOptions = Omit<ConnectHubOptions, 'credential' | 'signal' | 'onEvent'>
+
+export interface ProvisionAndConnectOptions extends Omit<ProvisionOptions, 'onEvent' | 'timeoutMs'> {
+  /**
+   * What holds for the hub: `port`, `connectTo`, `gatewayHostName`, `moduleId` and the like are said here alone. Trust, TLS,
+   * proxy, `connect`, time-outs, retries and the clock are those of provisioning where nothing else is said, and so are its
+   * MQTT transports.
+   */
+  hub?: HubOnlyOptions
+  /** Receives the events of both. */
+  onEvent?: (event: DpsEvent | HubEvent) => void
+}
+
+const INHERITED = [
+  'proxy',
+  'connect',
+  'trust',
+  'tls',
+  'userAgent',
+  'waitForClock',
+  'lastContact',
+  'clock',
+  'timeouts',
+  'retry',
+] as const satisfies readonly (keyof ProvisionOptions & keyof ConnectHubOptions)[]
+
+/** The service asks devices to stay with their hub for a quarter of an hour of failures, which anything may cause. */
+const PATIENCE_MS = 900_000
+/** Failures after which a hub that cannot be reached is doubted, and again after as many more. */
+const DOUBT_EVERY = 10
+
+/**
+ * Provisions, connects to the hub, and stays connected for good: for a device that boots before its network, its enrollment
+ * or its hub is there.
+ *
+ * - The assignment comes from `store` or the service, as `mode` says (`provision`).
+ * - Where the hub does not know the device (`shouldReprovision`), or could not be reached for a quarter of an hour and ten
+ *   failures, the service is asked again, told by a `reprovisioning` event, and the device goes where it is sent.
+ * - Failures are waited out for as long as it takes: up to `retry.maxDelayMs` where the network or the service fails, and
+ *   between one minute and an hour where either of the two refuses.
+ *
+ * @throws DpsError CANCELLED when `signal` aborts before the first connection, and every error of family `usage` that is not
+ *   retryable and comes before it: no wait mends a wrong option
+ */
+export async function provisionAndConnect(options: ProvisionAndConnectOptions): Promise<HubConnection> {
+  const { hub = {}, onEvent, ...provisioning } = object('options', options)
+  object('hub', hub)
+  for (const name of ['credential', 'signal', 'onEvent']) {
+    if (Object.hasOwn(hub, name)) throw invalid(`hub.${name}`, 'is said once, beside `hub`')
+  }
+  const { credential, signal, transport = 'mqtt' } = provisioning
+  const emit = hubEmitter(onEvent)
+  const settings = resolveConnectHub({
+    ...pick(provisioning, INHERITED),
+    transport: mqttOf(transport),
+    ...hub,
+    credential,
+    ...(signal !== undefined && { signal }),
+  })
+  const ask = (mode: ProvisionMode | undefined, scope: { signal: AbortSignal }) =>
+    provision({
+      ...provisioning,
+      ...(mode !== undefined && { mode }),
+      signal: scope.signal,
+      onEvent: emit as (event: DpsEvent) => void,
+    })
+  const source: AssignmentSource = {
+    first: (scope) => ask(provisioning.mode, scope),
+    after: async ({ error, failures, failingForMs, signal }) => {
+      const doubted = failures % DOUBT_EVERY === 0 && failingForMs >= PATIENCE_MS
+      if (!shouldReprovision(error, { failures: doubted ? failures : 1, after: DOUBT_EVERY }))
+        return undefined
+      emit({ type: 'reprovisioning', error })
+      const assignment = await ask('always', { signal })
+      return assignment.source === 'store' ? undefined : assignment
+    },
+  }
+  return Hub.open(settings, source, emit, true)
+}
+
+/** Who gets out by port 443 alone, or tries both ports, does so at the hub too. */
+function mqttOf(transport: TransportChoice | readonly TransportChoice[]): readonly HubTransportName[] {
+  const choices = Array.isArray(transport) ? (transport as readonly TransportChoice[]) : [transport]
+  const mqtt = choices.filter((choice) => choice === 'mqtt' || choice === 'mqtt-ws') as HubTransportName[]
+  return mqtt.length > 0 ? mqtt : [choices.includes('https') ? 'mqtt-ws' : 'mqtt']
+}
+
+/** The handler is the caller's code: what it throws decides nothing here. */
+function hubEmitter<E extends HubEvent | DpsEvent>(
+  handler: ((event: E) => void) | undefined,
+): (event: HubEvent) => void {
+  return emitter(handler as ((event: DpsEvent) => void) | undefined) as (event: HubEvent) => void
+}

@@ -1,0 +1,13 @@
+// Writes one record after the other until it is killed, and says on a line of its own which one is safe.
+
+import { readFileSync } from 'node:fs'
+import { fileStore } from 'dps-device-client'
+
+const [file = '', records = '', from = ''] = process.argv.slice(2)
+const store = fileStore(file)
+const all = JSON.parse(readFileSync(records, 'utf8')).map((/** @type {string} */ text) => Buffer.from(text))
+console.log('ready')
+for (let n = Number(from); ; n++) {
+  await store.write(all[n % all.length])
+  console.log(n)
+}
