@@ -145,7 +145,7 @@ function checkIdentity(
   if (leaf === undefined) {
     return new DpsError('SERVER_UNTRUSTED', 'tls', `${host} presented no certificate`)
   }
-  if (!(isName ? hasName(leaf, host) : leaf.checkIP(host) !== undefined)) return nameMismatch(leaf, host)
+  if (!hasName(leaf, host, isName)) return nameMismatch(leaf, host)
   const root = validatingRoot(chain, anchors, foreignAnchors)
   if (root !== undefined) return root
   return new DpsError(
@@ -157,7 +157,7 @@ function checkIdentity(
 
 /** What is wrong with the name of a certificate, by the same rules, for TLS options that are handed out. */
 export function hostNameFault(leaf: X509Certificate, host: string): DpsError | undefined {
-  return hasName(leaf, host) ? undefined : nameMismatch(leaf, host)
+  return hasName(leaf, host, isIP(host) === 0) ? undefined : nameMismatch(leaf, host)
 }
 
 /** What is sent as SNI: nothing for an IP address (RFC 6066 §3). */
@@ -165,7 +165,8 @@ export function serverNameOf(host: string): string {
   return isIP(host) === 0 ? host : ''
 }
 
-function hasName(leaf: X509Certificate, host: string): boolean {
+function hasName(leaf: X509Certificate, host: string, isName: boolean): boolean {
+  if (!isName) return leaf.checkIP(host) !== undefined
   const name = leaf.checkHost(host, {
     subject: 'never',
     wildcards: true,
