@@ -20,10 +20,10 @@ for (const name of ['metafile-esm.json', 'metafile-cjs.json']) {
 
 // The command: a shell script whose second line is also JavaScript. `--use-openssl-ca` keeps Node 20 from parsing 140
 // roots that nobody trusts here; it is taken only at the start of a process, and `env -S` is not everywhere. OpenSSL then
-// reads `SSL_CERT_FILE`: nothing is as quick to read as nothing, and src/cli/register.ts puts the user's own back.
+// reads `SSL_CERT_FILE`: a file that cannot exist takes no time, and src/cli/register.ts puts the user's own back.
 const start = [
   `case "\${NODE_OPTIONS-}" in *--use-bundled-ca*) exec node "$0" "$@";; esac`,
-  `export DPS_DEVICE_SSL_CERT_FILE="\${SSL_CERT_FILE-}" SSL_CERT_FILE=/dev/null`,
+  `export DPS_DEVICE_SSL_CERT_FILE="\${SSL_CERT_FILE-}" SSL_CERT_FILE=/dev/null/none`,
   `exec node --use-openssl-ca "$0" "$@"`,
 ].join('; ')
 const command = join(dist, 'dps-device.cjs')

@@ -100,12 +100,28 @@ export function describeAssignment(assignment: Assignment, { strong }: Pick<Outp
     .join('\n')
 }
 
+/** What the library calls by the names of its options, a user of the command knows as arguments. */
+const SPOKEN: readonly (readonly [RegExp, string])[] = [
+  [/`?\btrust\.extraRoots\b`?/g, '--extra-root'],
+  [/`?\btrust\.roots\b`?/g, '--roots'],
+  [/`?\btimeouts\.totalMs\b`?/g, '--timeout'],
+  [/`?\bidScope\b`?/g, '--id-scope'],
+  [/`?\bregistrationId\b`?/g, '--registration-id'],
+  [/`?\bconnectTo\b`?/g, '--connect-to'],
+  [/`?\bapiVersion\b`?/g, '--api-version'],
+  [/`passphrase`/g, '--key-passphrase-file'],
+  [/`(cert|key|host|proxy)`/g, '--$1'],
+]
+
+const spoken = (text: string): string =>
+  SPOKEN.reduce((said, [name, option]) => said.replace(name, option), text)
+
 /** Code, phase and message; what to do; what support asks for. */
 export function describeError(error: DpsError, { alarm }: Pick<Output, 'alarm'>): string {
-  const lines = [`${alarm(error.code)} in phase ${error.phase}: ${printable(error.message, 1000)}`]
-  if (DpsError.is(error.cause))
-    lines.push(`because of ${error.cause.code}: ${printable(error.cause.message, 1000)}`)
-  lines.push(printable(error.hint, 1000))
+  const say = (text: string) => spoken(printable(text, 1000))
+  const lines = [`${alarm(error.code)} in phase ${error.phase}: ${say(error.message)}`]
+  if (DpsError.is(error.cause)) lines.push(`because of ${error.cause.code}: ${say(error.cause.message)}`)
+  lines.push(say(error.hint))
   const { serviceErrorCode, trackingId, serverTime, retryAfterMs } = error
   const details = [
     serviceErrorCode === undefined ? undefined : `service error ${serviceErrorCode}`,

@@ -401,6 +401,9 @@ describe('trust', () => {
     ['Node without the option', [process.execPath, COMMAND]],
     ['Node with the option', [process.execPath, '--use-openssl-ca', COMMAND]],
   ]
+  // The name under which OpenSSL looks for a root in a folder.
+  const hashing = spawnSync('openssl', ['x509', '-noout', '-subject_hash', '-in', bench.file('root.pem')])
+  const subjectHash = hashing.status === 0 ? `${hashing.stdout}`.trim() : undefined
   for (const [name, command] of ways) {
     const started = command === undefined ? {} : { command }
     test(`is the roots of the policy: one only in SSL_CERT_FILE is refused (${name})`, async () => {
@@ -410,6 +413,14 @@ describe('trust', () => {
         expect(ran.code).toBe(6)
         expect(JSON.parse(ran.stdout)).toMatchObject({ error: { code: 'SERVER_UNTRUSTED' } })
       }
+    })
+
+    test.skipIf(!subjectHash)(`is not a root in SSL_CERT_DIR either (${name})`, async () => {
+      const folder = bench.file(`certs-${name.replaceAll(' ', '-')}`)
+      mkdirSync(folder)
+      copyFileSync(bench.file('root.pem'), `${folder}/${subjectHash}.0`)
+      const ran = await run([...there, ...x509, '--json'], { ...started, env: { SSL_CERT_DIR: folder } })
+      expect(JSON.parse(ran.stdout)).toMatchObject({ error: { code: 'SERVER_UNTRUSTED' } })
     })
 
     test(`is the system's where that is asked for, from the user's SSL_CERT_FILE (${name})`, async () => {

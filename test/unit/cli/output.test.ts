@@ -1,0 +1,42 @@
+import { describe, expect, test } from 'vitest'
+import { describeError, errorJson } from '../../../src/cli/output.ts'
+import { DpsError } from '../../../src/errors.ts'
+
+const plain = { alarm: (text: string) => text }
+
+describe('an error for people', () => {
+  test('calls options what they are called on the command line', () => {
+    const untrusted = describeError(new DpsError('SERVER_UNTRUSTED', 'tls', 'the chain'), plain)
+    expect(untrusted).toMatch(/^SERVER_UNTRUSTED in phase tls: the chain\n.* belongs in --extra-root\.$/)
+    const names =
+      '`key` is not `cert`; idScope, `registrationId`, trust.roots and `connectTo` for `host`; `passphrase`'
+    expect(describeError(new DpsError('OPTION_INVALID', 'config', names), plain)).toContain(
+      '--key is not --cert; --id-scope, --registration-id, --roots and --connect-to for --host; --key-passphrase-file',
+    )
+  })
+
+  test('has what support asks for, and what was behind it', () => {
+    const cause = new DpsError('CONNECTION_REFUSED', 'tcp', 'nobody there')
+    const error = new DpsError('DEADLINE_EXCEEDED', 'register', 'too late', {
+      cause,
+      serviceErrorCode: 429001,
+      trackingId: 'abc',
+      retryAfterMs: 5000,
+      hint: 'Wait.',
+    })
+    expect(describeError(error, plain).split('\n')).toEqual([
+      'DEADLINE_EXCEEDED in phase register: too late',
+      'because of CONNECTION_REFUSED: nobody there',
+      'Wait.',
+      'service error 429001, tracking id abc, to be tried again after 5.00 s',
+    ])
+    expect(JSON.parse(errorJson(error))).toMatchObject({
+      error: { code: 'DEADLINE_EXCEEDED', trackingId: 'abc', cause: { code: 'CONNECTION_REFUSED' } },
+    })
+  })
+
+  test('cannot play tricks on a terminal', () => {
+    const text = describeError(new DpsError('REPLY_MALFORMED', 'parse', '\x1b[2J\u202eevil'), plain)
+    expect(text).toContain('?[2J?evil')
+  })
+})
