@@ -102,7 +102,8 @@ export default defineConfig([
             // A lazy chunk is CommonJS too: `require` finds it without starting the ESM loader.
             supported: { 'dynamic-import': false },
           })
-          return { code: result.code }
+          // esbuild does not say it, and all of it was written for it.
+          return { code: `"use strict";${result.code}` }
         },
       },
     ],
