@@ -153,6 +153,8 @@ export function x509(options: X509Options): Credential {
           const identity =
             identities.get(digest) ?? identify(readCertificates(cert, certField), certField, key)
           checkExpected(identity.registrationId, expectedId)
+          // A key that was replaced is not kept for later.
+          if (current !== undefined) identities.delete(current.digest)
           identities.set(digest, identity)
           current = { digest, identity }
           return identity

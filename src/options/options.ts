@@ -213,7 +213,8 @@ export interface ConnectTarget {
  * Opens the way to the service: an SSH or SOCKS tunnel, a serial line, a modem vendor's stack. TLS, with the whole policy,
  * runs on top of the stream, which from then on belongs to the client: it reads, ends and destroys it. What the function
  * throws becomes TRANSPORT_FAILED, phase `tcp`, which is tried again where it has a system code such as ECONNREFUSED; a
- * DpsError stays as it is. `connection.roundTrips` does not count those of the way itself.
+ * DpsError stays as it is. `connection.roundTrips` does not count those of the way itself. Where a server's
+ * chain no longer ends in the root of last time, it is asked twice for one connection.
  */
 export type ConnectFunction = (target: ConnectTarget) => Duplex | Promise<Duplex>
 

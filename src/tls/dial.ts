@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import type { Clock } from '../clock.ts'
 import type { Identity } from '../credential/credential.ts'
-import { DpsError, type DpsPhase } from '../errors.ts'
+import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
 import { LruMap } from '../lru.ts'
 import type { ConnectFunction } from '../options/options.ts'
 import { authority, ConnectReplyReader, connectRequest } from '../protocol/http-connect.ts'
@@ -47,6 +47,14 @@ const CURVE_NAMES: ReadonlyMap<string, string> = new Map([
   ['prime256v1', 'P-256'],
   ['secp384r1', 'P-384'],
   ['secp521r1', 'P-521'],
+])
+
+/** What a chain may fail with that leads elsewhere: with one root to go for, OpenSSL may take a path that is out of date. */
+const OF_THE_CHAIN: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
+  'SERVER_UNTRUSTED',
+  'SERVER_CERTIFICATE_EXPIRED',
+  'SERVER_CERTIFICATE_NOT_YET_VALID',
+  'SERVER_CERTIFICATE_INVALID',
 ])
 
 /** Which root a server's chain ended in last: SHA-256, by who is dialled under which policy. */
@@ -93,7 +101,7 @@ async function expectLastRoot(
     try {
       return await attempt(narrowedTo(expected, policy))
     } catch (error) {
-      if (!DpsError.is(error) || error.code !== 'SERVER_UNTRUSTED') throw error
+      if (!DpsError.is(error) || !OF_THE_CHAIN.has(error.code)) throw error
       lastRoots.delete(server)
     }
   }
@@ -212,6 +220,8 @@ class Attempt {
     const socket = this.#handshake(context, tcpOptions(host, port))
     this.#watchLookup(socket)
     socket.on('connect', () => {
+      // `tls.connect` does not pass the option on.
+      socket.setNoDelay(true)
       if (!this.#settled) this.#enter('tls')
     })
   }
@@ -332,9 +342,14 @@ class Attempt {
           }
         }
       })
-      socket.on('session', (session) => {
-        if (verified !== undefined) sessionCache.set(key, { session, ...verified })
-      })
+      const keepSessions = () =>
+        socket.on('session', (session) => {
+          if (verified !== undefined) sessionCache.set(key, { session, ...verified })
+        })
+      // Where a name has several addresses, a socket that connects by itself is made anew inside for each, and forgets
+      // that somebody listens.
+      if (below.socket === undefined) socket.once('connect', keepSessions)
+      else keepSessions()
     } else {
       socket.once('secureConnect', () => this.#succeed(socket))
     }

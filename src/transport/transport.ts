@@ -20,7 +20,7 @@ export interface TlsFacts {
 export interface DialedSocket {
   readonly socket: TLSSocket
   readonly tls: TlsFacts
-  /** Network round trips spent until here (TCP and TLS). */
+  /** Network round trips of this connection until here (TCP and TLS); an attempt that failed before it is not counted. */
   readonly roundTrips: number
 }
 

@@ -1,6 +1,9 @@
+import dns from 'node:dns'
 import { getEventListeners, once } from 'node:events'
-import { describe, expect, it, onTestFinished } from 'vitest'
+import net from 'node:net'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { TlsOptions } from '../../../src/options/options.ts'
+import { secureContextFor } from '../../../src/tls/context.ts'
 import { dial } from '../../../src/tls/dial.ts'
 import { resolvePolicy, type TlsPolicy } from '../../../src/tls/policy.ts'
 import { resolveTrust } from '../../../src/tls/trust.ts'
@@ -40,11 +43,14 @@ const deviceKey = ecKey()
 const device = issue({ name: 'device', key: deviceKey, issuer: root, purpose: 'clientAuth' })
 const deviceIdentity = certificateIdentity({ cert: device.pem, key: keyPem(deviceKey) })
 
-const to = (port: number, host = HOST) => ({ host, port, address: '127.0.0.1' })
+const to = (port: number, host = HOST, address = '127.0.0.1') => ({ host, port, address })
 const refusal = (
   port: number,
-  options: { host?: string; policy?: TlsPolicy; identity?: typeof deviceIdentity } = {},
-) => dialed(to(port, options.host), options.policy ?? policy, options.identity ?? sasIdentity())
+  options: { host?: string; address?: string; policy?: TlsPolicy; identity?: typeof deviceIdentity } = {},
+) =>
+  dialed(to(port, options.host, options.address), options.policy ?? policy, options.identity ?? sasIdentity())
+
+type LookupDone = (error: null, addresses: readonly { address: string; family: number }[]) => void
 
 describe('a server of a sovereign cloud', () => {
   const OLD_ROOT = '4348A0E9444C78CB265E058D5E8944B4D84F9662BD26DB257F8934A443C70161'
@@ -523,6 +529,18 @@ describe('a credential that OpenSSL cannot use', () => {
   })
 })
 
+it('a small packet is not held back for an acknowledgement, whoever opened TCP', async () => {
+  const port = await tlsServer(good)
+  const noDelay = vi.spyOn(net.Socket.prototype, 'setNoDelay')
+  try {
+    secureContextFor(sasIdentity(), policy)
+    await refusal(port)
+    expect(noDelay.mock.calls).toEqual([[true]])
+  } finally {
+    noDelay.mockRestore()
+  }
+})
+
 describe('session resumption', () => {
   /** A server behind a proxy that keeps every ClientHello; its tickets are good for any client. */
   const resuming = async () => recordingProxy(await tlsServer({ ...good, maxVersion: 'TLSv1.2' }))
@@ -600,6 +618,28 @@ describe('session resumption', () => {
     await expectDpsError(refusal(port, { identity: same }), 'CONNECTION_LOST', 'tls')
     await connect(port, { identity: same })
     expect(offers(hellos)).toEqual([false, true, false])
+  })
+
+  it('is kept and renewed where the first address of the name is dead', async () => {
+    const { port, hellos } = await resuming()
+    const same = identity()
+    const lookup = vi.spyOn(dns, 'lookup').mockImplementation(((_: string, __: object, done: LookupDone) =>
+      done(null, [
+        { address: '::1', family: 6 },
+        { address: '127.0.0.1', family: 4 },
+      ])) as never)
+    try {
+      // The context is there, so that each of these opens its own TCP connection.
+      secureContextFor(same, trusting([root.pem]))
+      const connections = []
+      for (let i = 0; i < 3; i++) {
+        connections.push(await connect(port, { identity: same, address: 'two-addresses.test' }))
+      }
+      expect(connections.map(({ tls }) => tls.resumed)).toEqual([false, true, true])
+      expect(offers(hellos)).toEqual([false, true, true])
+    } finally {
+      lookup.mockRestore()
+    }
   })
 
   it('works for TLS 1.3 too', async () => {

@@ -87,6 +87,25 @@ describe('a server that moves to another root', () => {
     expect(connections()).toBe(6)
   })
 
+  it('and still sends the cross-certificate of the old one, out of date by now, is not refused for it', async () => {
+    const { connect, connections, present } = await begin()
+    for (let i = 0; i < 2; i++) await connect()
+    const below = ca('Intermediate B', { issuer: rootB })
+    const day = 86_400_000
+    const old = ca('Root B', {
+      key: rootB.key,
+      issuer: rootA,
+      notBefore: new Date(Date.now() - 3 * day),
+      notAfter: new Date(Date.now() - day),
+    })
+    present([issue({ name: HOST, key: leafKey, issuer: below, dns: [HOST] }), below, old])
+    // By names and signatures both roots can be reached; that one way is out of date is not for the report to weigh.
+    expect(await connect()).toBe('unknown')
+    expect(connections()).toBe(4)
+    expect(await connect()).toBe('unknown')
+    expect(connections()).toBe(5)
+  })
+
   it('that is not of the policy is refused', async () => {
     const { connect, connections, present } = await begin()
     for (let i = 0; i < 2; i++) await connect()
