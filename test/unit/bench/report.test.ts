@@ -118,6 +118,7 @@ describe('the summary', () => {
     expect(summaryTable(judged).rows.map(([row, , ...rest]) => [row, ...rest])).toEqual([
       [1, '≤ 0.78', '0.97', 'not met; beyond the gate'],
       [4, '≤ 0.23', undefined, 'not measured; needs valgrind'],
+      [4, undefined, undefined, 'not measured'],
       [5, '≤ 1.02', '1', 'met'],
       [11, '≤ 200 B', '162 B', 'met'],
     ])
