@@ -191,7 +191,7 @@ export class Hub implements HubConnection {
     this.#commands = new CommandInbox(emit)
     this.#methods = new MethodTable(emit)
     this.#requests = new TwinRequests(base.clock, base.limits.poll!, maxMessages, emit)
-    this.#desired = new DesiredFeed(this.#requests, emit)
+    this.#desired = new DesiredFeed(this.#requests, base.clock, base.retry, emit)
     this.twin = Object.freeze({
       get: async ({ signal }: TwinOptions = {}) => {
         this.#askAboutTwin()
@@ -307,6 +307,7 @@ export class Hub implements HubConnection {
     const closed = new DpsError('HUB_CLOSED', 'hub', 'the connection was closed by the application')
     // Nothing is added any more, and what is left may still go.
     this.#stop = closed
+    this.#desired.handle(undefined)
     this.#requests.rejectAll(closed)
     if (this.#session !== undefined && drainMs > 0) await this.#within(drainMs, this.#telemetry.drained())
     this.#abort.abort(closed)
@@ -547,6 +548,7 @@ export class Hub implements HubConnection {
   }
 
   #begin({ session, target, facts }: OpenedHub): void {
+    if (this.#target?.hub !== target.hub) this.#desired.forget()
     this.#session = session
     this.#target = target
     this.#facts = facts

@@ -151,6 +151,26 @@ describe('close', () => {
     await expect.poll(left).toBe(0)
   })
 
+  it('is the end of what desired properties the handler gets to see', async () => {
+    stage = await HubStage.open()
+    const hub = await stage.connect()
+    const seen: number[] = []
+    let release: (() => void) | undefined
+    hub.twin.onDesired(async ({ version }) => {
+      seen.push(version)
+      await new Promise<void>((resolve) => {
+        release = resolve
+      })
+    })
+    await expect.poll(() => seen).toEqual([1])
+    for (let count = 0; count < 3; count += 1) stage.emulator.hub.updateDesired(ID, { count })
+    await hub.twin.get()
+    await hub.close()
+    release!()
+    await new Promise(setImmediate)
+    expect(seen).toEqual([1])
+  })
+
   it('ends an attempt to reconnect, and a wait for one', async () => {
     stage = await HubStage.open()
     const hub = await stage.connect({ retry: { baseDelayMs: 1_000_000, maxDelayMs: 1_000_000 } })

@@ -103,6 +103,41 @@ describe('a connection that breaks', () => {
     expect(changes).toHaveLength(2)
   })
 
+  it('shows the desired properties of a twin that was made anew, though it counts from a lower version', async () => {
+    stage = await HubStage.open()
+    for (let count = 0; count < 5; count += 1) stage.emulator.hub.updateDesired(ID, { count })
+    const hub = await stage.connect()
+    const changes: unknown[] = []
+    hub.twin.onDesired(({ properties, version, complete }) => changes.push([properties, version, complete]))
+    await expect.poll(() => changes).toEqual([[{ count: 4 }, 6, true]])
+    stage.emulator.hub.removeDevice(ID)
+    stage.emulator.hub.addDevice({ deviceId: ID, authentication: { symmetricKey: { primaryKey: KEY } } })
+    await expect.poll(() => changes.slice(1)).toEqual([[{}, 1, true]])
+    stage.emulator.hub.updateDesired(ID, { fresh: true })
+    await expect.poll(() => changes.slice(2)).toEqual([[{ fresh: true }, 2, false]])
+  })
+
+  it('shows the whole before any change, though the hub would not tell it at first', async () => {
+    stage = await HubStage.open()
+    stage.emulator.hub.updateDesired(ID, { a: 1, b: 1 })
+    const unread = stage.emulator.faults.add({ at: 'twin-reply', do: { reply: { status: 429 } }, times: 3 })
+    const hub = await stage.connect({
+      onEvent: (event) => {
+        if (event.type === 'warning') {
+          stage.events.push(event)
+          stage.emulator.hub.updateDesired(ID, { b: stage.events.length })
+        }
+      },
+    })
+    const changes: unknown[] = []
+    hub.twin.onDesired(({ properties, version, complete }) => changes.push([properties, version, complete]))
+    await expect.poll(() => changes).toEqual([[{ a: 1, b: 3 }, 5, true]])
+    expect(unread.hits).toBe(3)
+    expect(stage.of('warning')).toHaveLength(3)
+    stage.emulator.hub.updateDesired(ID, { b: 4 })
+    await expect.poll(() => changes.slice(1)).toEqual([[{ b: 4 }, 6, false]])
+  })
+
   it('because another one evicted it, waits longer each time', async () => {
     stage = await HubStage.open()
     const clock = testClock()
