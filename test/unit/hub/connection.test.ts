@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { HubConnection } from '../../../src/hub/index.ts'
+import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
 import { HUB, HubStage, ID } from './stage.ts'
 
@@ -171,6 +172,20 @@ describe('close', () => {
     expect(seen).toEqual([1])
   })
 
+  it('ends a connection whose subscription the hub has not answered', async () => {
+    stage = await HubStage.open()
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177 })
+    hub.onMethod('ping', () => ({ status: 200 }))
+    await hub.twin.get()
+    const silent = stage.emulator.faults.add({ at: 'hub-subscribe', do: 'silence' })
+    stage.emulator.hub.disconnect(ID)
+    await silent.hit
+    await hub.close()
+    expect(clock.pending).toBe(0)
+    await expect.poll(left).toBe(0)
+  })
+
   it('ends an attempt to reconnect, and a wait for one', async () => {
     stage = await HubStage.open()
     const hub = await stage.connect({ retry: { baseDelayMs: 1_000_000, maxDelayMs: 1_000_000 } })
@@ -189,5 +204,27 @@ describe('close', () => {
     await other.close()
     expect(other.state).toBe('closed')
     await expect.poll(left).toBe(0)
+  })
+})
+
+describe('a handler that was removed', () => {
+  it('takes none that came later with it, where it is removed once more', async () => {
+    stage = await HubStage.open()
+    const hub = await stage.connect()
+    const commands: string[] = []
+    const desired: number[] = []
+    const onCommand = ({ body }: { body: Uint8Array }) => commands.push(text(body))
+    const onDesired = ({ version }: { version: number }) => desired.push(version)
+    const ping = () => ({ status: 200 })
+    const listen = () => [hub.onCommand(onCommand), hub.twin.onDesired(onDesired), hub.onMethod('ping', ping)]
+    const removers = listen()
+    for (const remove of removers) remove()
+    listen()
+    for (const remove of removers) remove()
+    await hub.twin.get()
+    expect(await stage.emulator.hub.sendCommand(ID, 'open').settled).toBe('acknowledged')
+    expect(commands).toEqual(['open'])
+    await expect.poll(() => desired).toEqual([1])
+    expect(await stage.emulator.hub.invokeMethod(ID, 'ping')).toEqual({ status: 200, payload: null })
   })
 })

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest'
+import { systemClock } from '../../../src/clock.ts'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { TelemetryRecord } from '../../../src/emulator/index.ts'
 import { testClock } from '../../support/clock.ts'
@@ -167,6 +168,23 @@ describe('a connection that breaks', () => {
 })
 
 describe('a hub that does not answer', () => {
+  it('a subscription over a new connection is left, and that connection with it', async () => {
+    stage = await HubStage.open()
+    const chances = [0, 1]
+    const hub = await stage.connect({
+      clock: { ...systemClock, random: () => chances.shift() ?? 0 },
+      timeouts: { subscribeMs: 100 },
+      retry: { baseDelayMs: 600_000, maxDelayMs: 600_000 },
+    })
+    await hub.twin.get()
+    stage.emulator.faults.add({ at: 'hub-subscribe', do: 'silence' })
+    const failed = stage.next('reconnecting', 1)
+    stage.emulator.hub.disconnect(ID)
+    expect(await failed).toMatchObject({ delayMs: 600_000, error: { code: 'TIMEOUT', phase: 'subscribe' } })
+    await expect.poll(() => stage.emulator.openConnections).toBe(0)
+    expect(hub.state).toBe('waiting')
+  })
+
   it('a ping is left, and another connection is opened', async () => {
     stage = await HubStage.open()
     const clock = testClock()
