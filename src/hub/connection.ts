@@ -616,17 +616,22 @@ export class Hub implements HubConnection {
     if (this.#stop !== undefined || this.#session !== session) return
     this.#emit({ type: 'renewing' })
     await this.#within(RENEWAL_LIMIT_MS, this.#telemetry.pause())
-    await session.close()
+    // What closes all of it may still have something to send.
+    if (this.#stop === undefined) await session.close()
   }
 
-  /** Waits for it, and no longer. */
+  /** Waits for it, no longer than that, and not beyond the end of all. */
   async #within(limitMs: number, work: Promise<void>): Promise<void> {
-    let disarm: (() => void) | undefined
+    const { signal } = this.#abort
+    let settle!: () => void
     const limit = new Promise<void>((resolve) => {
-      disarm = this.#settings.base.clock.after(limitMs, resolve)
+      settle = resolve
     })
+    const disarm = this.#settings.base.clock.after(limitMs, settle)
+    signal.addEventListener('abort', settle)
     await Promise.race([work, limit])
-    disarm?.()
+    signal.removeEventListener('abort', settle)
+    disarm()
   }
 
   /** Subscribes the present connection to what has been wanted since it was opened. */

@@ -172,6 +172,27 @@ describe('close', () => {
     expect(seen).toEqual([1])
   })
 
+  it('sends what waits for a new token, and ends the wait', async () => {
+    stage = await HubStage.open()
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177, tokenLifetimeSeconds: 60 })
+    stage.emulator.faults.add({ at: 'telemetry-ack', do: 'no-puback' })
+    const owed = hub.sendTelemetry('owed')
+    await stage.emulator.hub.telemetry.wait()
+    clock.advance(48_001)
+    expect(stage.of('renewing')).toHaveLength(1)
+    const waiting = hub.sendTelemetry('waiting')
+    const closed = hub.close()
+    await waiting
+    clock.advance(2000)
+    await Promise.all([closed, expectDpsError(owed, 'HUB_CLOSED', 'hub')])
+    expect(clock.pending).toBe(0)
+    expect(stage.emulator.hub.telemetry.list().map(({ body }) => body.toString())).toEqual([
+      'owed',
+      'waiting',
+    ])
+  })
+
   it('ends a connection whose subscription the hub has not answered', async () => {
     stage = await HubStage.open()
     const clock = testClock()
