@@ -143,8 +143,16 @@ const DRAIN_MS = 2000
 /** Between attempts where a person has to mend something: as `provisionForever`. */
 const REFUSED = { baseDelayMs: 300_000, maxDelayMs: 3_600_000, floorMs: 60_000 }
 
+/** What one connection has asked for, is subscribed to, and was refused. */
+class Subscriptions {
+  readonly asked = new Set<string>()
+  readonly granted = new Set<string>()
+  readonly refused = new Map<string, DpsError>()
+}
+
 interface OpenedHub {
   readonly session: HubSession
+  readonly subscriptions: Subscriptions
   readonly target: HubTarget
   readonly facts: ConnectionFacts
   /** Whether a token has to be renewed. */
@@ -170,10 +178,10 @@ export class Hub implements HubConnection {
   #target: HubTarget | undefined
   #facts: ConnectionFacts | undefined
   #session: HubSession | undefined
-  /** What the present connection has asked for, is subscribed to, and was refused. */
-  #asked = new Set<string>()
-  #subscribed = new Set<string>()
-  #refused = new Map<string, DpsError>()
+  /** Of the present connection. */
+  #subscriptions = new Subscriptions()
+  /** Connected, and not subscribed yet. */
+  #opening: HubSession | undefined
   #methodsWanted = false
   #twinWanted = false
   #reached: HubTransportName | undefined
@@ -191,7 +199,7 @@ export class Hub implements HubConnection {
     this.#commands = new CommandInbox(emit)
     this.#methods = new MethodTable(emit)
     this.#requests = new TwinRequests(base.clock, base.limits.poll!, maxMessages, emit)
-    this.#desired = new DesiredFeed(this.#requests, emit)
+    this.#desired = new DesiredFeed(this.#requests, base.clock, base.retry, emit)
     this.twin = Object.freeze({
       get: async ({ signal }: TwinOptions = {}) => {
         this.#askAboutTwin()
@@ -269,7 +277,7 @@ export class Hub implements HubConnection {
     if (this.#target!.moduleId !== undefined) throw invalid('onCommand', 'is for devices: a module gets none')
     this.#commands.handle(handler)
     this.#subscribeMore()
-    return () => this.#commands.handle(undefined)
+    return once(() => this.#commands.handle(undefined))
   }
 
   onMethod(name: string, handler: MethodHandler): () => void {
@@ -278,12 +286,12 @@ export class Hub implements HubConnection {
     const remove = this.#methods.handle(name, handler)
     this.#methodsWanted = true
     this.#subscribeMore()
-    return remove
+    return once(remove)
   }
 
   #askAboutTwin(): void {
     this.#checkOpen()
-    const refused = this.#refused.get(TWIN_RESPONSE_FILTER)
+    const refused = this.#subscriptions.refused.get(TWIN_RESPONSE_FILTER)
     if (refused !== undefined) throw refused
     this.#twinWanted = true
     this.#subscribeMore()
@@ -293,9 +301,9 @@ export class Hub implements HubConnection {
     this.#checkHandler('onDesired', handler, this.#desired.handled)
     this.#desired.handle(handler)
     this.#twinWanted = true
-    if (this.#subscribed.has(TWIN_DESIRED_FILTER)) this.#desired.attach()
+    if (this.#subscriptions.granted.has(TWIN_DESIRED_FILTER)) this.#desired.attach()
     else this.#subscribeMore()
-    return () => this.#desired.handle(undefined)
+    return once(() => this.#desired.handle(undefined))
   }
 
   close({ drainMs = DRAIN_MS }: CloseOptions = {}): Promise<void> {
@@ -307,12 +315,14 @@ export class Hub implements HubConnection {
     const closed = new DpsError('HUB_CLOSED', 'hub', 'the connection was closed by the application')
     // Nothing is added any more, and what is left may still go.
     this.#stop = closed
+    this.#desired.handle(undefined)
     this.#requests.rejectAll(closed)
     if (this.#session !== undefined && drainMs > 0) await this.#within(drainMs, this.#telemetry.drained())
     this.#abort.abort(closed)
     this.#phases?.abort(closed)
     this.#telemetry.rejectAll(closed)
     await this.#session?.close()
+    await this.#opening?.close()
     await this.#running
     this.#state = 'closed'
   }
@@ -516,38 +526,60 @@ export class Hub implements HubConnection {
       // CONNECT, and the upgrade before it.
       roundTrips: dialed.roundTrips + (name === 'mqtt' ? 1 : 2),
     })
+    const subscriptions = new Subscriptions()
     const filters = this.#wanted(target)
-    this.#asked = new Set(filters)
-    this.#subscribed = new Set()
-    this.#refused = new Map()
     if (filters.length > 0) {
       enter('subscribe')
-      try {
-        await this.#subscribe(session, filters)
-      } catch (error) {
-        await session.close()
-        throw error
-      }
+      await this.#subscribeFirst(session, subscriptions, filters, signal)
     }
-    return { session, target, facts, expires: password !== undefined }
+    return { session, subscriptions, target, facts, expires: password !== undefined }
   }
 
-  async #subscribe(session: HubSession, filters: readonly string[]): Promise<void> {
-    const refused = await session.subscribe(filters)
+  /** If it fails, or is given up on meanwhile, the session is closed. */
+  async #subscribeFirst(
+    session: HubSession,
+    subscriptions: Subscriptions,
+    filters: readonly string[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const onAbort = (): void => session.fail(signal.reason)
+    signal.addEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
+    this.#opening = session
+    try {
+      await this.#subscribe(session, subscriptions, filters)
+    } catch (error) {
+      await session.close()
+      throw error
+    } finally {
+      signal.removeEventListener('abort', onAbort)
+      if (this.#opening === session) this.#opening = undefined
+    }
+  }
+
+  async #subscribe(
+    session: HubSession,
+    { asked, granted, refused }: Subscriptions,
+    filters: readonly string[],
+  ): Promise<void> {
+    for (const filter of filters) asked.add(filter)
+    const no = await session.subscribe(filters)
     for (const filter of filters) {
-      if (!refused.includes(filter)) {
-        this.#subscribed.add(filter)
+      if (!no.includes(filter)) {
+        granted.add(filter)
         continue
       }
       const error = subscriptionRefused(filter)
-      this.#refused.set(filter, error)
+      refused.set(filter, error)
       this.#emit({ type: 'subscription-refused', filter, error })
       if (filter === TWIN_RESPONSE_FILTER) this.#requests.rejectAll(error)
     }
   }
 
-  #begin({ session, target, facts }: OpenedHub): void {
+  #begin({ session, subscriptions, target, facts }: OpenedHub): void {
+    if (this.#target?.hub !== target.hub) this.#desired.forget()
     this.#session = session
+    this.#subscriptions = subscriptions
     this.#target = target
     this.#facts = facts
     this.#state = 'connected'
@@ -558,7 +590,7 @@ export class Hub implements HubConnection {
       sessionPresent: session.sessionPresent,
     })
     this.#telemetry.attach(session)
-    this.#subscribedMore(session, this.#subscribed)
+    this.#subscribedMore(session, subscriptions.granted)
     this.#subscribeMore()
   }
 
@@ -571,8 +603,7 @@ export class Hub implements HubConnection {
     const error = await session.ended
     disarm()
     this.#session = undefined
-    this.#subscribed = new Set()
-    this.#refused = new Map()
+    this.#subscriptions = new Subscriptions()
     this.#telemetry.detach()
     this.#commands.detach()
     this.#desired.detach()
@@ -585,26 +616,31 @@ export class Hub implements HubConnection {
     if (this.#stop !== undefined || this.#session !== session) return
     this.#emit({ type: 'renewing' })
     await this.#within(RENEWAL_LIMIT_MS, this.#telemetry.pause())
-    await session.close()
+    // What closes all of it may still have something to send.
+    if (this.#stop === undefined) await session.close()
   }
 
-  /** Waits for it, and no longer. */
+  /** Waits for it, no longer than that, and not beyond the end of all. */
   async #within(limitMs: number, work: Promise<void>): Promise<void> {
-    let disarm: (() => void) | undefined
+    const { signal } = this.#abort
+    let settle!: () => void
     const limit = new Promise<void>((resolve) => {
-      disarm = this.#settings.base.clock.after(limitMs, resolve)
+      settle = resolve
     })
+    const disarm = this.#settings.base.clock.after(limitMs, settle)
+    signal.addEventListener('abort', settle)
     await Promise.race([work, limit])
-    disarm?.()
+    signal.removeEventListener('abort', settle)
+    disarm()
   }
 
   /** Subscribes the present connection to what has been wanted since it was opened. */
   #subscribeMore(): void {
     const session = this.#session
     if (session === undefined) return
-    const missing = this.#wanted(this.#target!).filter((filter) => !this.#asked.has(filter))
+    const subscriptions = this.#subscriptions
+    const missing = this.#wanted(this.#target!).filter((filter) => !subscriptions.asked.has(filter))
     if (missing.length === 0) return
-    for (const filter of missing) this.#asked.add(filter)
     const { clock, limits } = this.#settings.base
     const disarm = clock.after(limits.subscribe!, () =>
       session.fail(
@@ -615,7 +651,7 @@ export class Hub implements HubConnection {
         ),
       ),
     )
-    const subscribing = this.#subscribe(session, missing)
+    const subscribing = this.#subscribe(session, subscriptions, missing)
     subscribing.then(disarm, disarm)
     subscribing.then(
       () => {
@@ -627,10 +663,9 @@ export class Hub implements HubConnection {
   }
 
   #subscribedMore(session: HubSession, filters: ReadonlySet<string>): void {
-    if (filters.has(TWIN_RESPONSE_FILTER) && this.#subscribed.has(TWIN_RESPONSE_FILTER)) {
-      this.#requests.attach(session)
-    }
-    if (filters.has(TWIN_DESIRED_FILTER) && this.#subscribed.has(TWIN_DESIRED_FILTER)) this.#desired.attach()
+    const { granted } = this.#subscriptions
+    if (filters.has(TWIN_RESPONSE_FILTER) && granted.has(TWIN_RESPONSE_FILTER)) this.#requests.attach(session)
+    if (filters.has(TWIN_DESIRED_FILTER) && granted.has(TWIN_DESIRED_FILTER)) this.#desired.attach()
   }
 
   #receive(target: HubTarget, message: HubMessage, session: () => HubSession | undefined): void {
@@ -658,6 +693,15 @@ export class Hub implements HubConnection {
     this.#checkOpen()
     if (typeof handler !== 'function') throw invalid(what, 'needs a function')
     if (taken) throw invalid(what, 'has a handler already: remove that first')
+  }
+}
+
+/** Who removes a handler twice does not mean the one that came after it. */
+function once(remove: () => void): () => void {
+  let removed = false
+  return () => {
+    if (!removed) remove()
+    removed = true
   }
 }
 

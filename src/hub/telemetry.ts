@@ -30,7 +30,7 @@ export class TelemetryQueue {
   #bytes = 0
   #session: HubSession | undefined
   #paused = false
-  #onIdle: (() => void) | undefined
+  #onIdle: (() => void)[] = []
   readonly #clock: Clock
   #disarm: (() => void) | undefined
 
@@ -106,18 +106,14 @@ export class TelemetryQueue {
   /** Sends nothing more for now; resolves when nothing is on its way. */
   pause(): Promise<void> {
     this.#paused = true
-    return new Promise((resolve) => {
-      this.#onIdle = resolve
-      this.#idle()
-    })
+    return this.#whenIdle()
   }
 
-  /** Resolves when all is acknowledged, or the connection is gone. */
+  /** Goes on where it was paused; resolves when all is acknowledged, or the connection is gone. */
   drained(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#onIdle = resolve
-      this.#idle()
-    })
+    this.#paused = false
+    this.#pump()
+    return this.#whenIdle()
   }
 
   rejectAll(error: DpsError): void {
@@ -163,11 +159,17 @@ export class TelemetryQueue {
     })
   }
 
+  #whenIdle(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onIdle.push(resolve)
+      this.#idle()
+    })
+  }
+
   #idle(): void {
     const none = this.#inFlight.size === 0 && (this.#paused || this.#waiting.length === 0)
     if (!none && this.#session !== undefined) return
-    this.#onIdle?.()
-    this.#onIdle = undefined
+    for (const resolve of this.#onIdle.splice(0)) resolve()
   }
 
   #cancel(message: Message, reason: unknown): void {

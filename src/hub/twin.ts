@@ -2,7 +2,9 @@ import { randomBytes } from 'node:crypto'
 import { deepFreeze } from '../assignment/assignment.ts'
 import type { Clock } from '../clock.ts'
 import { DpsError } from '../errors.ts'
+import type { ResolvedRetry } from '../options/resolve.ts'
 import { parseDesiredTopic, parseTwinResponse, twinGetTopic, twinReportTopic } from '../protocol/hub-wire.ts'
+import { backoffCeilingMs } from '../registration/schedule.ts'
 import { isObject, readJson } from './json.ts'
 import type { HubEvent } from './options.ts'
 import { twinRefused } from './refusal.ts'
@@ -173,23 +175,38 @@ export class TwinRequests {
   }
 }
 
+/** The whole being read, over one connection. */
+interface Reading {
+  readonly abort: AbortController
+  /** Changes that came since it was asked for; undefined where they were more than is kept. */
+  held: DesiredChange[] | undefined
+}
+
 /** Desired properties as the application gets to see them: all of them first, then every change, in order and none twice. */
 export class DesiredFeed {
   readonly #requests: TwinRequests
+  readonly #clock: Clock
+  readonly #retry: Pick<ResolvedRetry, 'baseDelayMs' | 'maxDelayMs'>
   readonly #emit: (event: HubEvent) => void
   #handler: DesiredHandler | undefined
-  /** Of what was delivered last. */
-  #version = -1
+  /** Of what was delivered last; undefined where the whole is due whatever its version. */
+  #version: number | undefined
   /** Changes were dropped; the whole is to be read again. */
   #stale = false
-  /** Changes that came while the whole was being read. */
-  #held: DesiredChange[] | undefined
+  #reading: Reading | undefined
   #waiting: DesiredChange[] = []
   #working = false
   #attached = false
 
-  constructor(requests: TwinRequests, emit: (event: HubEvent) => void) {
+  constructor(
+    requests: TwinRequests,
+    clock: Clock,
+    retry: Pick<ResolvedRetry, 'baseDelayMs' | 'maxDelayMs'>,
+    emit: (event: HubEvent) => void,
+  ) {
     this.#requests = requests
+    this.#clock = clock
+    this.#retry = retry
     this.#emit = emit
   }
 
@@ -197,9 +214,18 @@ export class DesiredFeed {
     return this.#handler !== undefined
   }
 
+  /** Nothing of what came for one handler reaches another, or comes after undefined. */
   handle(handler: DesiredHandler | undefined): void {
     this.#handler = handler
-    this.#version = -1
+    this.#waiting = []
+    this.#stale = false
+    this.forget()
+    if (handler === undefined) this.#stopReading()
+  }
+
+  /** Versions of one twin say nothing of another's. */
+  forget(): void {
+    this.#version = undefined
   }
 
   /** The subscription stands: what was missed before it is read. */
@@ -210,7 +236,7 @@ export class DesiredFeed {
 
   detach(): void {
     this.#attached = false
-    this.#held = undefined
+    this.#stopReading()
   }
 
   receive(topic: string, body: Uint8Array): void {
@@ -220,32 +246,62 @@ export class DesiredFeed {
       this.#emit({ type: 'message-ignored', message: 'a change of desired properties that cannot be read' })
       return
     }
-    if (this.#handler === undefined) return
+    // Before `attach`, it is in the whole that is still to be asked for.
+    if (this.#handler === undefined || !this.#attached) return
     const change = deepFreeze({ ...side, complete: false })
-    if (this.#held === undefined) this.#deliver(change)
-    else if (this.#held.length < MAX_CHANGES) this.#held.push(change)
+    const reading = this.#reading
+    if (reading === undefined) this.#change(change)
+    else if (reading.held !== undefined && reading.held.length < MAX_CHANGES) reading.held.push(change)
+    else reading.held = undefined
   }
 
+  #stopReading(): void {
+    this.#reading?.abort.abort()
+    this.#reading = undefined
+  }
+
+  /** Delivers the whole, unless it is the one delivered last, and then what changed since. */
   async #synchronise(): Promise<void> {
-    if (this.#handler === undefined || this.#held !== undefined) return
-    const held: DesiredChange[] = []
-    this.#held = held
-    try {
-      const { desired } = await this.#requests.get()
-      if (this.#held !== held) return
-      if (desired.version > this.#version) this.#deliver(deepFreeze({ ...desired, complete: true }))
-    } catch (error) {
-      if (this.#held === held) {
-        this.#emit({ type: 'warning', message: `desired properties could not be read: ${String(error)}` })
+    if (this.#handler === undefined || this.#reading !== undefined) return
+    const reading: Reading = { abort: new AbortController(), held: [] }
+    this.#reading = reading
+    const desired = await this.#read(reading)
+    if (desired === undefined) return
+    this.#reading = undefined
+    // A twin that was made anew, or restored, counts from a lower version.
+    if (desired.version !== this.#version) this.#deliver(deepFreeze({ ...desired, complete: true }))
+    for (const change of reading.held ?? []) this.#change(change)
+  }
+
+  /** Asks until there is an answer that nothing is missing after; undefined where it is not wanted any more. */
+  async #read(reading: Reading): Promise<TwinSide | undefined> {
+    const { signal } = reading.abort
+    for (let failures = 1; ; failures += 1) {
+      // What came before it is asked is in the answer.
+      reading.held = []
+      let reason: unknown = `more than ${MAX_CHANGES} changes came meanwhile`
+      let floorMs = 0
+      try {
+        const { desired } = await this.#requests.get(signal)
+        if (signal.aborted) return undefined
+        if (reading.held !== undefined) return desired
+      } catch (error) {
+        reason = error
+        floorMs = (DpsError.is(error) ? error.retryAfterMs : undefined) ?? 0
       }
+      if (signal.aborted) return undefined
+      this.#emit({ type: 'warning', message: `desired properties could not be read: ${String(reason)}` })
+      const delayMs = Math.round(floorMs + this.#clock.random() * backoffCeilingMs(failures, this.#retry))
+      await this.#clock.sleep(delayMs, signal).catch(() => undefined)
+      if (signal.aborted) return undefined
     }
-    if (this.#held !== held) return
-    this.#held = undefined
-    for (const change of held) this.#deliver(change)
+  }
+
+  #change(change: DesiredChange): void {
+    if (this.#version === undefined || change.version > this.#version) this.#deliver(change)
   }
 
   #deliver(change: DesiredChange): void {
-    if (change.version <= this.#version) return
     this.#version = change.version
     if (this.#waiting.length >= MAX_CHANGES) {
       this.#waiting = []
@@ -270,7 +326,7 @@ export class DesiredFeed {
     this.#working = false
     if (!this.#stale) return
     this.#stale = false
-    this.#version = -1
+    this.forget()
     if (this.#attached) void this.#synchronise()
   }
 }

@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { HubConnection } from '../../../src/hub/index.ts'
+import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
 import { HUB, HubStage, ID } from './stage.ts'
 
@@ -151,6 +152,61 @@ describe('close', () => {
     await expect.poll(left).toBe(0)
   })
 
+  it('is the end of what desired properties the handler gets to see', async () => {
+    stage = await HubStage.open()
+    const hub = await stage.connect()
+    const seen: number[] = []
+    let release: (() => void) | undefined
+    hub.twin.onDesired(async ({ version }) => {
+      seen.push(version)
+      await new Promise<void>((resolve) => {
+        release = resolve
+      })
+    })
+    await expect.poll(() => seen).toEqual([1])
+    for (let count = 0; count < 3; count += 1) stage.emulator.hub.updateDesired(ID, { count })
+    await hub.twin.get()
+    await hub.close()
+    release!()
+    await new Promise(setImmediate)
+    expect(seen).toEqual([1])
+  })
+
+  it('sends what waits for a new token, and ends the wait', async () => {
+    stage = await HubStage.open()
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177, tokenLifetimeSeconds: 60 })
+    stage.emulator.faults.add({ at: 'telemetry-ack', do: 'no-puback' })
+    const owed = hub.sendTelemetry('owed')
+    await stage.emulator.hub.telemetry.wait()
+    clock.advance(48_001)
+    expect(stage.of('renewing')).toHaveLength(1)
+    const waiting = hub.sendTelemetry('waiting')
+    const closed = hub.close()
+    await waiting
+    clock.advance(2000)
+    await Promise.all([closed, expectDpsError(owed, 'HUB_CLOSED', 'hub')])
+    expect(clock.pending).toBe(0)
+    expect(stage.emulator.hub.telemetry.list().map(({ body }) => body.toString())).toEqual([
+      'owed',
+      'waiting',
+    ])
+  })
+
+  it('ends a connection whose subscription the hub has not answered', async () => {
+    stage = await HubStage.open()
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177 })
+    hub.onMethod('ping', () => ({ status: 200 }))
+    await hub.twin.get()
+    const silent = stage.emulator.faults.add({ at: 'hub-subscribe', do: 'silence' })
+    stage.emulator.hub.disconnect(ID)
+    await silent.hit
+    await hub.close()
+    expect(clock.pending).toBe(0)
+    await expect.poll(left).toBe(0)
+  })
+
   it('ends an attempt to reconnect, and a wait for one', async () => {
     stage = await HubStage.open()
     const hub = await stage.connect({ retry: { baseDelayMs: 1_000_000, maxDelayMs: 1_000_000 } })
@@ -169,5 +225,27 @@ describe('close', () => {
     await other.close()
     expect(other.state).toBe('closed')
     await expect.poll(left).toBe(0)
+  })
+})
+
+describe('a handler that was removed', () => {
+  it('takes none that came later with it, where it is removed once more', async () => {
+    stage = await HubStage.open()
+    const hub = await stage.connect()
+    const commands: string[] = []
+    const desired: number[] = []
+    const onCommand = ({ body }: { body: Uint8Array }) => commands.push(text(body))
+    const onDesired = ({ version }: { version: number }) => desired.push(version)
+    const ping = () => ({ status: 200 })
+    const listen = () => [hub.onCommand(onCommand), hub.twin.onDesired(onDesired), hub.onMethod('ping', ping)]
+    const removers = listen()
+    for (const remove of removers) remove()
+    listen()
+    for (const remove of removers) remove()
+    await hub.twin.get()
+    expect(await stage.emulator.hub.sendCommand(ID, 'open').settled).toBe('acknowledged')
+    expect(commands).toEqual(['open'])
+    await expect.poll(() => desired).toEqual([1])
+    expect(await stage.emulator.hub.invokeMethod(ID, 'ping')).toEqual({ status: 200, payload: null })
   })
 })

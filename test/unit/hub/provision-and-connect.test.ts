@@ -82,6 +82,9 @@ describe('provisionAndConnect', () => {
     stage = await HubStage.open({ hubs: [A, B], ...enrolled({ hub: () => hub }) })
     const connection = await connect()
     expect(connection.hub).toBe(A)
+    const twins: unknown[] = []
+    connection.twin.onDesired(({ version, complete }) => twins.push([version, complete]))
+    await expect.poll(() => twins).toEqual([[1, true]])
     hub = B
     const back = stage.next('connected', 1)
     const queued = (async () => {
@@ -95,6 +98,8 @@ describe('provisionAndConnect', () => {
     expect(stage.of('reprovisioning')).toMatchObject([{ error: { code: 'UNAUTHORIZED', phase: 'connect' } }])
     expect(registrations()).toBe(2)
     expect(stage.emulator.hub.telemetry.list()).toMatchObject([{ hub: B }])
+    // Of the same version as that on the first hub, and another twin all the same.
+    await expect.poll(() => twins.slice(1)).toEqual([[1, true]])
     expect(readFileSync(join(folder, 'assignment'), 'utf8')).toContain(B)
   })
 

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest'
+import { systemClock } from '../../../src/clock.ts'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { TelemetryRecord } from '../../../src/emulator/index.ts'
 import { testClock } from '../../support/clock.ts'
@@ -103,6 +104,41 @@ describe('a connection that breaks', () => {
     expect(changes).toHaveLength(2)
   })
 
+  it('shows the desired properties of a twin that was made anew, though it counts from a lower version', async () => {
+    stage = await HubStage.open()
+    for (let count = 0; count < 5; count += 1) stage.emulator.hub.updateDesired(ID, { count })
+    const hub = await stage.connect()
+    const changes: unknown[] = []
+    hub.twin.onDesired(({ properties, version, complete }) => changes.push([properties, version, complete]))
+    await expect.poll(() => changes).toEqual([[{ count: 4 }, 6, true]])
+    stage.emulator.hub.removeDevice(ID)
+    stage.emulator.hub.addDevice({ deviceId: ID, authentication: { symmetricKey: { primaryKey: KEY } } })
+    await expect.poll(() => changes.slice(1)).toEqual([[{}, 1, true]])
+    stage.emulator.hub.updateDesired(ID, { fresh: true })
+    await expect.poll(() => changes.slice(2)).toEqual([[{ fresh: true }, 2, false]])
+  })
+
+  it('shows the whole before any change, though the hub would not tell it at first', async () => {
+    stage = await HubStage.open()
+    stage.emulator.hub.updateDesired(ID, { a: 1, b: 1 })
+    const unread = stage.emulator.faults.add({ at: 'twin-reply', do: { reply: { status: 429 } }, times: 3 })
+    const hub = await stage.connect({
+      onEvent: (event) => {
+        if (event.type === 'warning') {
+          stage.events.push(event)
+          stage.emulator.hub.updateDesired(ID, { b: stage.events.length })
+        }
+      },
+    })
+    const changes: unknown[] = []
+    hub.twin.onDesired(({ properties, version, complete }) => changes.push([properties, version, complete]))
+    await expect.poll(() => changes).toEqual([[{ a: 1, b: 3 }, 5, true]])
+    expect(unread.hits).toBe(3)
+    expect(stage.of('warning')).toHaveLength(3)
+    stage.emulator.hub.updateDesired(ID, { b: 4 })
+    await expect.poll(() => changes.slice(1)).toEqual([[{ b: 4 }, 6, false]])
+  })
+
   it('because another one evicted it, waits longer each time', async () => {
     stage = await HubStage.open()
     const clock = testClock()
@@ -132,6 +168,23 @@ describe('a connection that breaks', () => {
 })
 
 describe('a hub that does not answer', () => {
+  it('a subscription over a new connection is left, and that connection with it', async () => {
+    stage = await HubStage.open()
+    const chances = [0, 1]
+    const hub = await stage.connect({
+      clock: { ...systemClock, random: () => chances.shift() ?? 0 },
+      timeouts: { subscribeMs: 100 },
+      retry: { baseDelayMs: 600_000, maxDelayMs: 600_000 },
+    })
+    await hub.twin.get()
+    stage.emulator.faults.add({ at: 'hub-subscribe', do: 'silence' })
+    const failed = stage.next('reconnecting', 1)
+    stage.emulator.hub.disconnect(ID)
+    expect(await failed).toMatchObject({ delayMs: 600_000, error: { code: 'TIMEOUT', phase: 'subscribe' } })
+    await expect.poll(() => stage.emulator.openConnections).toBe(0)
+    expect(hub.state).toBe('waiting')
+  })
+
   it('a ping is left, and another connection is opened', async () => {
     stage = await HubStage.open()
     const clock = testClock()
