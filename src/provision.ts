@@ -73,7 +73,8 @@ const CONTACT_STEP_MS = 3_600_000
  * - An assignment that could not be stored is returned all the same, with `stored: false` and a `store-failed` event: the
  *   registration has been made and billed, and a caller who retries on a rejection would make it again and again.
  * - What the store remembers of the last contact with the service is the floor of the clock, as `lastContact`. It is the
- *   earlier of the two clocks, so a device whose clock was ahead is not locked out by its own memory.
+ *   earlier of the two clocks, and stays as it is where the service does not tell its own (a refusal over MQTT), so a device
+ *   whose clock was ahead is not locked out by its own memory.
  *
  * `timeoutMs` (default `timeouts.totalMs`) bounds all requests to the service together.
  *
@@ -241,10 +242,13 @@ class Memory {
     if (contactMs - this.#own.contactMs >= CONTACT_STEP_MS) await this.#write({ ...this.#own, contactMs })
   }
 
-  /** The earlier of the two clocks, and never before what is known. */
+  /**
+   * The earlier of the two clocks, and never before what is known. Where the service does not tell its own, this one alone
+   * proves nothing: it may be ahead.
+   */
   #contact(serverTime: Date | undefined): number {
-    const nowMs = this.#clock.now()
-    return Math.max(0, this.contactMs, Math.floor(Math.min(nowMs, serverTime?.getTime() ?? nowMs)))
+    if (serverTime === undefined) return this.contactMs
+    return Math.max(0, this.contactMs, Math.floor(Math.min(this.#clock.now(), serverTime.getTime())))
   }
 
   async #read(binding: Binding, signal: AbortSignal | undefined): Promise<void> {
