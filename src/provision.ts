@@ -48,8 +48,8 @@ export type ProvisionedAssignment =
       readonly failure: DpsError | undefined
     })
 
-/** What the service knows about this device and says no by: an assignment that is stored must not outlive it. */
-const VERDICTS: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
+/** What the service knows about this device and says no by: an assignment must not outlive it. */
+export const VERDICTS: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
   'UNAUTHORIZED',
   'FORBIDDEN',
   'NOT_FOUND',
@@ -80,7 +80,14 @@ const CONTACT_STEP_MS = 3_600_000
  *
  * @throws DpsError as `ProvisioningClient` and its calls
  */
-export async function provision(options: ProvisionOptions): Promise<ProvisionedAssignment> {
+export const provision = (options: ProvisionOptions): Promise<ProvisionedAssignment> =>
+  provisionAs(options, () => undefined)
+
+/** Tells the last contact with the service as well, ms since the epoch: what is read, and again what it has become. */
+export async function provisionAs(
+  options: ProvisionOptions,
+  onContact: (contactMs: number) => void,
+): Promise<ProvisionedAssignment> {
   object('options', options)
   const { store, mode = 'if-needed', payload, signal, timeoutMs, ...clientOptions } = options
   if (mode !== 'if-needed' && mode !== 'always' && mode !== 'lookup') {
@@ -110,6 +117,7 @@ export async function provision(options: ProvisionOptions): Promise<ProvisionedA
   }
   const own = () => bindingOf(idScope, host, identity)
   const memory = await Memory.open(store, own(), clock, emit, signal)
+  onContact(memory.contactMs)
   const client = new ProvisioningClient({
     ...clientOptions,
     credential: tracked,
@@ -145,6 +153,8 @@ export async function provision(options: ProvisionOptions): Promise<ProvisionedA
     if (kept === undefined) throw error
     emit({ type: 'stored-assignment-kept', error })
     return fromStore(kept, error)
+  } finally {
+    onContact(memory.contactMs)
   }
 }
 

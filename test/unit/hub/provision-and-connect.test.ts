@@ -12,6 +12,7 @@ import { expectDpsError } from '../../support/expect-dps-error.ts'
 import { HUB, HubStage, KEY } from './stage.ts'
 
 const PRESS = 'press-1'
+const HOUR = 3_600_000
 const [A, B] = ['hub-a.azure-devices.net', 'hub-b.azure-devices.net']
 
 let stage: HubStage
@@ -136,7 +137,102 @@ describe('provisionAndConnect', () => {
     stage.emulator.hub.disconnect(PRESS)
     await hub.sendTelemetry('x')
     expect(clock.sleeps.slice(1)).toEqual([60_000 + 300_000, 60_000 + 600_000, 60_000 + 1_200_000])
-    expect(registrations()).toBe(5)
+    expect(registrations()).toBe(2)
+  })
+
+  /** Minutes before each question to the service, while `hours` of failures pass. */
+  async function questions(hours: number, spoil: () => void): Promise<number[]> {
+    const clock = testClock()
+    const asked: number[] = []
+    let over: (() => void) | undefined
+    const done = new Promise<void>((resolve) => {
+      over = resolve
+    })
+    const { onEvent } = options()
+    const hub = await connect({
+      clock,
+      retry: { baseDelayMs: 1000, maxDelayMs: 120_000 },
+      onEvent: (event) => {
+        onEvent!(event)
+        if (event.type === 'reprovisioning') asked.push(clock.monotonic())
+        if (event.type === 'connected') stage.emulator.hub.disconnect(PRESS, 'reset')
+        if (clock.monotonic() > hours * HOUR) over!()
+      },
+    })
+    spoil()
+    await done
+    await hub.close({ drainMs: 0 })
+    expect(registrations()).toBe(1 + asked.length)
+    return asked.map((ms, index) => (ms - (asked[index - 1] ?? 0)) / 60_000)
+  }
+
+  it.each([
+    ['a hub that is down', { refuse: 3 }],
+    ['a hub that lets nobody stay', undefined],
+  ])(
+    'in an outage (%s) asks after 15 minutes, 30 more, and then once an hour at most',
+    async (_, refusal) => {
+      stage = await HubStage.open(enrolled())
+      const gaps = await questions(6, () => {
+        if (refusal !== undefined) {
+          stage.emulator.faults.add({ at: 'hub-connect', do: refusal, times: Number.POSITIVE_INFINITY })
+        }
+      })
+      expect(gaps.length).toBeGreaterThanOrEqual(5)
+      expect(gaps.length).toBeLessThanOrEqual(7)
+      for (const [index, floor] of [15, 30, ...gaps.slice(2).map(() => 60)].entries()) {
+        expect(gaps[index]).toBeGreaterThanOrEqual(floor)
+        expect(gaps[index]).toBeLessThan(floor + 4)
+      }
+    },
+  )
+
+  it('where the hub refuses for hours asks at once, and then once an hour at most', async () => {
+    stage = await HubStage.open(enrolled())
+    const [first, ...gaps] = await questions(24, () => {
+      stage.emulator.faults.add({ at: 'hub-connect', do: { refuse: 5 }, times: Number.POSITIVE_INFINITY })
+    })
+    expect(first).toBeLessThan(1)
+    expect(gaps.length).toBeGreaterThan(10)
+    expect(Math.min(...gaps)).toBeGreaterThanOrEqual(60)
+  })
+
+  it('a question that the service could not be asked is none: it is put again, and not an hour later', async () => {
+    let hub = A
+    stage = await HubStage.open({ hubs: [A, B], ...enrolled({ hub: () => hub }) })
+    const clock = testClock()
+    await connect({ clock, retry: { maxAttempts: 1, baseDelayMs: 1000 } })
+    hub = B
+    stage.emulator.faults.add({ at: 'connect', do: 'drop', times: 2 })
+    const back = stage.next('connected', 1)
+    stage.emulator.hub.removeDevice(PRESS)
+    expect((await back).hub).toBe(B)
+    expect(stage.of('reprovisioning')).toHaveLength(3)
+    expect(clock.monotonic()).toBeLessThan(HOUR)
+  })
+
+  it('does not go on from memory once the service has switched the device off, though the hub is back', async () => {
+    stage = await HubStage.open(enrolled())
+    const clock = testClock()
+    const hub = await connect({ clock, retry: { baseDelayMs: 60_000, maxDelayMs: 300_000 } })
+    const gate = stage.emulator.faults.add({
+      at: 'hub-connect',
+      do: { refuse: 3 },
+      times: Number.POSITIVE_INFINITY,
+    })
+    const asked = stage.next('reprovisioning', 0)
+    stage.emulator.enrollments.disable({ registrationId: PRESS })
+    stage.emulator.hub.disconnect(PRESS)
+    await asked
+    gate.remove()
+    const waits = stage.of('reconnecting').length
+    await stage.next('reconnecting', waits + 3)
+    expect(stage.of('connected')).toHaveLength(1)
+    const refused = clock.sleeps.slice(waits, waits + 3)
+    expect(refused).toEqual([60_000 + 150_000, 60_000 + 300_000, 60_000 + 600_000])
+    stage.emulator.enrollments.enable({ registrationId: PRESS })
+    await hub.sendTelemetry('allowed again')
+    expect(stage.of('connected')).toHaveLength(2)
   })
 
   it('waits between a minute and an hour where hub and service both refuse, and comes back when they do not', async () => {
