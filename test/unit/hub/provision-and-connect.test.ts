@@ -3,12 +3,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { fileStore } from '../../../src/assignment/file-store.ts'
+import { decodeRecord, encodeRecord, type StoredRecord } from '../../../src/assignment/record.ts'
 import { symmetricKey } from '../../../src/credential/sas.ts'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { EmulatorOptions } from '../../../src/emulator/index.ts'
 import { type ProvisionAndConnectOptions, provisionAndConnect } from '../../../src/hub/index.ts'
 import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
+import { type MemoryStore, memoryStore } from '../assignment/records.ts'
 import { HUB, HubStage, KEY } from './stage.ts'
 
 const PRESS = 'press-1'
@@ -42,6 +44,12 @@ function options(more: Partial<ProvisionAndConnectOptions> = {}): ProvisionAndCo
     ...more,
     hub: { ...stage.emulator.hubOptions(), ...more.hub },
   }
+}
+
+function recordIn({ bytes }: MemoryStore): StoredRecord {
+  const read = decodeRecord(bytes!)
+  if (!read.ok) throw new TypeError(read.why)
+  return read.record
 }
 
 const connect = async (more?: Partial<ProvisionAndConnectOptions>) =>
@@ -267,6 +275,91 @@ describe('provisionAndConnect', () => {
     expect(gate.hits).toBe(15)
     expect(stage.of('reprovisioning')).toHaveLength(1)
     expect(registrations()).toBe(2)
+  })
+
+  /** What is stored after a registration, changed. */
+  async function stored(change: (record: StoredRecord) => StoredRecord) {
+    const store = memoryStore()
+    await (await connect({ store })).close()
+    store.bytes = encodeRecord(change(recordIn(store)))
+    stage.events.length = 0
+    return store
+  }
+
+  const newProfile = {
+    status: 200,
+    body: JSON.stringify({
+      operationId: '1',
+      status: 'assigned',
+      registrationState: {
+        registrationId: PRESS,
+        deviceId: PRESS,
+        assignedHub: HUB,
+        status: 'assigned',
+        connectionProfile: 'mqttV5',
+      },
+    }),
+  }
+  const ofNewProfile = (record: StoredRecord): StoredRecord => ({
+    ...record,
+    registration: { ...record.registration!, connectionProfile: 'mqttV5' },
+  })
+
+  it('asks the service again where the stored hub speaks MQTT 5, at once', async () => {
+    stage = await HubStage.open(enrolled())
+    const clock = testClock()
+    const hub = await connect({ clock, store: await stored(ofNewProfile) })
+    await hub.sendTelemetry('x')
+    expect(stage.of('reprovisioning')).toMatchObject([{ error: { code: 'HUB_PROFILE_UNSUPPORTED' } }])
+    expect(registrations()).toBe(2)
+    expect(clock.sleeps).toEqual([])
+  })
+
+  it('asks until it is answered where the stored hub speaks MQTT 5 and the service is away', async () => {
+    stage = await HubStage.open(enrolled())
+    const store = await stored(ofNewProfile)
+    stage.emulator.faults.add({ at: 'connect', do: 'drop', times: 2 })
+    await connect({ clock: testClock(), store, retry: { maxAttempts: 1, baseDelayMs: 1000 } })
+    expect(stage.of('reprovisioning')).toHaveLength(3)
+  })
+
+  it.each([
+    ['there was nothing', false],
+    ['such a hub was stored', true],
+  ])('rejects where the service assigns a hub that speaks MQTT 5, and %s', async (_, before) => {
+    stage = await HubStage.open(enrolled())
+    const store = before ? await stored(ofNewProfile) : memoryStore()
+    const earlier = stage.emulator.log.packets.length
+    stage.emulator.faults.add({ at: 'register', do: { reply: newProfile }, times: Number.POSITIVE_INFINITY })
+    await expectDpsError(connect({ store }), 'HUB_PROFILE_UNSUPPORTED', 'config')
+    const since = stage.emulator.log.packets.slice(earlier)
+    expect(since.filter(({ type }) => type === 'connect')).toHaveLength(1)
+  })
+
+  it('the clock is not behind the last contact with the service, at the hub either', async () => {
+    stage = await HubStage.open(enrolled())
+    const clock = testClock()
+    const ahead = clock.now() + 30 * 24 * HOUR
+    const store = await stored((record) => ({ ...record, contactMs: ahead }))
+    const connections = stage.emulator.log.connections.length
+    const abort = new AbortController()
+    const lastContact = clock.now()
+    const connecting = connect({ clock, store, signal: abort.signal, lastContact })
+    const ended = expect(connecting).rejects.toMatchObject({ code: 'CANCELLED' })
+    await Promise.race([connecting, stage.next('reconnecting', 0)])
+    abort.abort()
+    await ended
+    expect(stage.of('reconnecting')[0]).toMatchObject({ error: { code: 'CLOCK_BEHIND', phase: 'clock' } })
+    expect(stage.emulator.log.connections).toHaveLength(connections)
+    // The later of both: what the application knows counts as well.
+    store.bytes = encodeRecord({ ...recordIn(store), contactMs: clock.now() })
+    stage.events.length = 0
+    const later = new AbortController()
+    const behind = connect({ clock, store, signal: later.signal, hub: { lastContact: ahead * 1.1 } })
+    const over = expect(behind).rejects.toMatchObject({ code: 'CANCELLED' })
+    await Promise.race([behind, stage.next('reconnecting', 0)])
+    later.abort()
+    await over
   })
 
   it('takes transports, trust and the rest from provisioning where `hub` says nothing', async () => {
