@@ -48,8 +48,8 @@ export type ProvisionedAssignment =
       readonly failure: DpsError | undefined
     })
 
-/** What the service knows about this device and says no by: an assignment that is stored must not outlive it. */
-const VERDICTS: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
+/** What the service knows about this device and says no by: an assignment must not outlive it. */
+export const VERDICTS: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
   'UNAUTHORIZED',
   'FORBIDDEN',
   'NOT_FOUND',
@@ -73,13 +73,21 @@ const CONTACT_STEP_MS = 3_600_000
  * - An assignment that could not be stored is returned all the same, with `stored: false` and a `store-failed` event: the
  *   registration has been made and billed, and a caller who retries on a rejection would make it again and again.
  * - What the store remembers of the last contact with the service is the floor of the clock, as `lastContact`. It is the
- *   earlier of the two clocks, so a device whose clock was ahead is not locked out by its own memory.
+ *   earlier of the two clocks, and stays as it is where the service does not tell its own (a refusal over MQTT), so a device
+ *   whose clock was ahead is not locked out by its own memory.
  *
  * `timeoutMs` (default `timeouts.totalMs`) bounds all requests to the service together.
  *
  * @throws DpsError as `ProvisioningClient` and its calls
  */
-export async function provision(options: ProvisionOptions): Promise<ProvisionedAssignment> {
+export const provision = (options: ProvisionOptions): Promise<ProvisionedAssignment> =>
+  provisionAs(options, () => undefined)
+
+/** Tells the last contact with the service as well, ms since the epoch: what is read, and again what it has become. */
+export async function provisionAs(
+  options: ProvisionOptions,
+  onContact: (contactMs: number) => void,
+): Promise<ProvisionedAssignment> {
   object('options', options)
   const { store, mode = 'if-needed', payload, signal, timeoutMs, ...clientOptions } = options
   if (mode !== 'if-needed' && mode !== 'always' && mode !== 'lookup') {
@@ -109,6 +117,7 @@ export async function provision(options: ProvisionOptions): Promise<ProvisionedA
   }
   const own = () => bindingOf(idScope, host, identity)
   const memory = await Memory.open(store, own(), clock, emit, signal)
+  onContact(memory.contactMs)
   const client = new ProvisioningClient({
     ...clientOptions,
     credential: tracked,
@@ -144,6 +153,8 @@ export async function provision(options: ProvisionOptions): Promise<ProvisionedA
     if (kept === undefined) throw error
     emit({ type: 'stored-assignment-kept', error })
     return fromStore(kept, error)
+  } finally {
+    onContact(memory.contactMs)
   }
 }
 
@@ -241,10 +252,13 @@ class Memory {
     if (contactMs - this.#own.contactMs >= CONTACT_STEP_MS) await this.#write({ ...this.#own, contactMs })
   }
 
-  /** The earlier of the two clocks, and never before what is known. */
+  /**
+   * The earlier of the two clocks, and never before what is known. Where the service does not tell its own, this one alone
+   * proves nothing: it may be ahead.
+   */
   #contact(serverTime: Date | undefined): number {
-    const nowMs = this.#clock.now()
-    return Math.max(0, this.contactMs, Math.floor(Math.min(nowMs, serverTime?.getTime() ?? nowMs)))
+    if (serverTime === undefined) return this.contactMs
+    return Math.max(0, this.contactMs, Math.floor(Math.min(this.#clock.now(), serverTime.getTime())))
   }
 
   async #read(binding: Binding, signal: AbortSignal | undefined): Promise<void> {

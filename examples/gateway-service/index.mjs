@@ -12,6 +12,10 @@ const config = JSON.parse(await readFile(process.env.GATEWAY_CONFIG ?? '/etc/gat
 const state = process.env.STATE_DIRECTORY ?? '/var/lib/gateway'
 const spool = join(state, 'readings')
 await mkdir(spool, { recursive: true })
+/** More than that are not kept, 28 hours of them at one in ten seconds: the oldest go first. */
+const maxReadings = config.maxReadings ?? 10_000
+/** How many are on their way at a time. */
+const BATCH = 100
 
 /** @param {string} text @param {object} [details] */
 const log = (text, details) =>
@@ -20,31 +24,39 @@ const log = (text, details) =>
 /** @type {import('dps-device-client/hub').HubConnection | undefined} */
 let hub
 let intervalMs = 10_000
-/** @type {Set<string>} */
-const sending = new Set()
+let sending = false
+
+const isWhole = (/** @type {string} */ name) => !name.endsWith('.tmp')
+const readings = async () => (await readdir(spool)).filter(isWhole).sort()
 
 /** A reading stays on disk until the hub has acknowledged it. @param {string} name */
 async function send(name) {
-  if (hub === undefined || sending.has(name)) return
-  sending.add(name)
-  try {
-    const body = await readFile(join(spool, name))
-    await hub.sendTelemetry(body, {
-      messageId: name,
-      contentType: 'application/json',
-      contentEncoding: 'utf-8',
-    })
-    await rm(join(spool, name))
-  } catch (error) {
-    // It is still there, and goes with the next connection.
-    log('reading not sent', { name, error: String(error) })
-  } finally {
-    sending.delete(name)
-  }
+  const body = await readFile(join(spool, name))
+  if (hub === undefined) throw new Error('there is no hub just now')
+  await hub.sendTelemetry(body, {
+    messageId: name,
+    contentType: 'application/json',
+    contentEncoding: 'utf-8',
+  })
+  await rm(join(spool, name), { force: true })
 }
 
+/** The oldest first. While the hub is away it waits for it; what fails goes with the next reading or connection. */
 async function sendAll() {
-  for (const name of (await readdir(spool)).filter((file) => !file.endsWith('.tmp')).sort()) await send(name)
+  if (hub === undefined || sending) return
+  sending = true
+  try {
+    for (let names = await readings(); names.length > 0; names = await readings()) {
+      const sent = await Promise.allSettled(names.slice(0, BATCH).map(send))
+      const [first] = sent
+      // A queue that is full takes more once it has sent something.
+      if (first?.status === 'rejected' && sent.every(({ status }) => status === 'rejected')) throw first.reason
+    }
+  } catch (error) {
+    log('readings not sent', { error: String(error) })
+  } finally {
+    sending = false
+  }
 }
 
 let count = 0
@@ -54,8 +66,15 @@ async function read() {
   // Renamed when it is whole, so that no half of a reading is ever sent.
   await writeFile(join(spool, `${name}.tmp`), JSON.stringify({ at: new Date().toISOString(), load }))
   await rename(join(spool, `${name}.tmp`), join(spool, name))
-  void send(name)
+  const names = await readings()
+  const surplus = names.slice(0, Math.max(0, names.length - maxReadings))
+  for (const old of surplus) await rm(join(spool, old), { force: true })
+  if (surplus.length > 0) log('readings dropped, the oldest', { dropped: surplus.length })
+  void sendAll()
 }
+
+// Halves that a power cut has left.
+for (const name of await readdir(spool)) if (!isWhole(name)) await rm(join(spool, name), { force: true })
 
 /** @type {NodeJS.Timeout | undefined} */
 let timer
@@ -90,8 +109,10 @@ while (!stop.signal.aborted) {
       store: fileStore(join(state, 'assignment')),
       signal: stop.signal,
       onEvent: (event) => {
-        if (event.type === 'connected') log('connected', { hub: event.hub })
-        else if ('error' in event) log(event.type, { error: String(event.error) })
+        if (event.type === 'connected') {
+          log('connected', { hub: event.hub })
+          void sendAll()
+        } else if ('error' in event) log(event.type, { error: String(event.error) })
       },
     })
   } catch (error) {

@@ -1,10 +1,11 @@
 import type { HubAssignment, HubTransportName } from '../assignment/hub.ts'
 import { shouldReprovision } from '../assignment/should-reprovision.ts'
 import { emitter } from '../client.ts'
+import { DpsError } from '../errors.ts'
 import type { DpsEvent, TransportChoice } from '../options/options.ts'
 import { object } from '../options/resolve.ts'
-import { type ProvisionMode, type ProvisionOptions, provision } from '../provision.ts'
-import { type AssignmentSource, Hub, type HubConnection } from './connection.ts'
+import { type ProvisionMode, type ProvisionOptions, provisionAs, VERDICTS } from '../provision.ts'
+import { type AssignmentSource, Hub, type HubConnection, type HubFailure } from './connection.ts'
 import { type ConnectHubOptions, type HubEvent, invalid, pick, resolveConnectHub } from './options.ts'
 
 /**
@@ -25,7 +26,13 @@ export async function connectHub(
   const settings = resolveConnectHub(options)
   // What is wrong with the assignment or an option is told before anything else.
   for (const transport of settings.transports) settings.targetOf(assignment, transport)
-  const source: AssignmentSource = { first: async () => assignment, after: async () => undefined }
+  const source: AssignmentSource = {
+    fresh: false,
+    contactMs: 0,
+    first: async () => assignment,
+    after: async () => undefined,
+    isVerdict: () => false,
+  }
   return Hub.open(settings, source, hubEmitter(settings.onEvent), false)
 }
 
@@ -58,21 +65,55 @@ const INHERITED = [
 
 /** The service asks devices to stay with their hub for a quarter of an hour of failures, which anything may cause. */
 const PATIENCE_MS = 900_000
-/** Failures after which a hub that cannot be reached is doubted, and again after as many more. */
-const DOUBT_EVERY = 10
+/** Failures in a row after which a hub that cannot be reached is doubted. */
+const DOUBT_AFTER = 10
+/** As `shouldReprovision` says: what is billed, and was in vain, is not done more often than that. */
+const ASK_EVERY_MS = 3_600_000
+
+/** When the service is asked again: kept for the whole life of a connection, however often that breaks. */
+class Questions {
+  #askedAt = Number.NEGATIVE_INFINITY
+  /** When it was asked and not only out of reach or busy. */
+  #answeredAt = Number.NEGATIVE_INFINITY
+  /** How long the next question waits after the last, where nobody can tell what is wrong. */
+  #pauseMs = PATIENCE_MS
+
+  isDue({ error, failures, failingForMs }: HubFailure, nowMs: number): boolean {
+    // The hub does not know the device, or is none for it: no count is needed.
+    if (shouldReprovision(error) || error.code === 'HUB_PROFILE_UNSUPPORTED') {
+      return nowMs - this.#answeredAt >= ASK_EVERY_MS
+    }
+    if (!shouldReprovision(error, { failures, after: DOUBT_AFTER })) return false
+    // A hub that has worked since, and no less than an hour later, is a new case.
+    if (nowMs - failingForMs - this.#askedAt >= ASK_EVERY_MS) this.#pauseMs = PATIENCE_MS
+    return failingForMs >= PATIENCE_MS && nowMs - this.#askedAt >= this.#pauseMs
+  }
+
+  asked(nowMs: number): void {
+    this.#askedAt = nowMs
+    this.#pauseMs = Math.min(ASK_EVERY_MS, this.#pauseMs * 2)
+  }
+
+  answered(nowMs: number): void {
+    this.#answeredAt = nowMs
+  }
+}
 
 /**
  * Provisions, connects to the hub, and stays connected for good: for a device that boots before its network, its enrollment
  * or its hub is there.
  *
  * - The assignment comes from `store` or the service, as `mode` says (`provision`).
- * - Where the hub does not know the device (`shouldReprovision`), or could not be reached for a quarter of an hour and ten
- *   failures, the service is asked again, told by a `reprovisioning` event, and the device goes where it is sent.
+ * - Where the hub does not know the device (`shouldReprovision`), speaks MQTT 5 alone, or could not be reached for a quarter of
+ *   an hour and ten failures, the service is asked again, told by a `reprovisioning` event, and the device goes where it is
+ *   sent. That is billed: where it was in vain it is done again an hour later; in an outage after 30 minutes, and then each hour.
+ * - Where the service itself says no, what is stored is erased, and the device connects to no hub before it is assigned anew.
  * - Failures are waited out for as long as it takes: up to `retry.maxDelayMs` where the network or the service fails, and
  *   between one minute and an hour where either of the two refuses.
  *
  * @throws DpsError CANCELLED when `signal` aborts before the first connection, and every error of family `usage` that is not
- *   retryable and comes before it: no wait mends a wrong option
+ *   retryable and comes before it: no wait mends a wrong option; HUB_PROFILE_UNSUPPORTED where the service has just assigned
+ *   the device to a hub that speaks MQTT 5
  */
 export async function provisionAndConnect(options: ProvisionAndConnectOptions): Promise<HubConnection> {
   const { hub = {}, onEvent, ...provisioning } = object('options', options)
@@ -89,23 +130,56 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     credential,
     ...(signal !== undefined && { signal }),
   })
-  const ask = (mode: ProvisionMode | undefined, scope: { signal: AbortSignal }) =>
-    provision({
-      ...provisioning,
-      ...(mode !== undefined && { mode }),
-      signal: scope.signal,
-      onEvent: emit as (event: DpsEvent) => void,
-    })
+  const { clock } = settings.base
+  const questions = new Questions()
+  let fresh = false
+  let contactMs = 0
+  const ask = async (mode: ProvisionMode | undefined, scope: { signal: AbortSignal }) => {
+    const assignment = await provisionAs(
+      {
+        ...provisioning,
+        ...(mode !== undefined && { mode }),
+        signal: scope.signal,
+        onEvent: emit as (event: DpsEvent) => void,
+      },
+      (ms) => {
+        contactMs = ms
+      },
+    )
+    // What could not be asked about is where it was.
+    fresh = assignment.source !== 'store' || (fresh && assignment.failure !== undefined)
+    return assignment
+  }
+  const isAnswer = (thrown: unknown): boolean =>
+    DpsError.is(thrown) && thrown.family === 'service' && !thrown.retryable
   const source: AssignmentSource = {
-    first: (scope) => ask(provisioning.mode, scope),
-    after: async ({ error, failures, failingForMs, signal }) => {
-      const doubted = failures % DOUBT_EVERY === 0 && failingForMs >= PATIENCE_MS
-      if (!shouldReprovision(error, { failures: doubted ? failures : 1, after: DOUBT_EVERY }))
-        return undefined
-      emit({ type: 'reprovisioning', error })
-      const assignment = await ask('always', { signal })
-      return assignment.source === 'store' ? undefined : assignment
+    get fresh() {
+      return fresh
     },
+    get contactMs() {
+      return contactMs
+    },
+    first: (scope) => ask(provisioning.mode, scope),
+    after: async (atHub) => {
+      if (!questions.isDue(atHub, clock.monotonic())) return undefined
+      const { error, signal } = atHub
+      emit({ type: 'reprovisioning', error })
+      questions.asked(clock.monotonic())
+      let failure: unknown
+      try {
+        const assignment = await ask('always', { signal })
+        if (assignment.source !== 'store') return assignment
+        failure = assignment.failure
+      } catch (thrown) {
+        failure = thrown
+        throw thrown
+      } finally {
+        // Out of reach or busy is no answer: the hub's own refusals set the pace of the next try.
+        if (failure === undefined || isAnswer(failure)) questions.answered(clock.monotonic())
+      }
+      return undefined
+    },
+    isVerdict: (error) => VERDICTS.has(error.code),
   }
   return Hub.open(settings, source, emit, true)
 }

@@ -109,6 +109,10 @@ export interface HubConnection {
 
 /** Which hub it is, and what happens when that may have changed. */
 export interface AssignmentSource {
+  /** Whether it was the service that named the hub just now, and not a memory of it. */
+  readonly fresh: boolean
+  /** When the service was last heard, ms since the epoch; 0 for never. */
+  readonly contactMs: number
   /** @throws DpsError */
   first(scope: { signal: AbortSignal }): Promise<HubAssignment>
   /**
@@ -117,6 +121,8 @@ export interface AssignmentSource {
    * @throws DpsError
    */
   after(failure: HubFailure): Promise<HubAssignment | undefined>
+  /** Whether what `after` threw is a no of the service, which ends the assignment. */
+  isVerdict(error: DpsError): boolean
 }
 
 export interface HubFailure {
@@ -412,7 +418,7 @@ export class Hub implements HubConnection {
       if (this.#stop !== undefined) break
       failures += 1
       const hopeless = patient
-        ? error.family === 'usage' && !error.retryable
+        ? !error.retryable && (error.family === 'usage' || this.#isWrongHub(error))
         : !error.retryable || failures >= retry.maxAttempts
       if (first && hopeless) {
         this.#stop = error
@@ -428,6 +434,8 @@ export class Hub implements HubConnection {
         })
       } catch (thrown) {
         error = asDpsError(thrown)
+        // A device that was switched off on purpose must not go on from memory.
+        if (this.#source.isVerdict(error)) this.#assignment = undefined
       }
       if (this.#stop !== undefined) break
       if (asked || !error.retryable) refusals += 1
@@ -442,6 +450,11 @@ export class Hub implements HubConnection {
       await clock.sleep(delayMs, signal).catch(() => undefined)
     }
     if (first) onHopeless(this.#stop!)
+  }
+
+  /** The service sends the device to a hub that this package cannot talk to, and means it. */
+  #isWrongHub(error: DpsError): boolean {
+    return error.code === 'HUB_PROFILE_UNSUPPORTED' && this.#source.fresh
   }
 
   /** Whether it has been asked where the device belongs. */
@@ -497,7 +510,7 @@ export class Hub implements HubConnection {
     enter('clock')
     await checkClock({
       clock,
-      lastContactMs,
+      lastContactMs: Math.max(lastContactMs, this.#source.contactMs),
       wait: waitForClock,
       signal,
       onWait: (delayMs) => this.#emit({ type: 'waiting-for-clock', delayMs }),

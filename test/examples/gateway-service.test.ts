@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -17,6 +17,7 @@ let emulator: Emulator
 let events: EmulatorEvent[]
 let gateway: ChildProcess | undefined
 let output: string
+let config: { hub: object; [name: string]: unknown }
 
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'gateway-'))
@@ -30,16 +31,13 @@ beforeEach(async () => {
   emulator.enrollments.addGroup({ groupId: 'gateways', attestation: { x509: { ca } } })
   const { port, connectTo, trust, ...provisioning } = emulator.clientOptions()
   const retry = { baseDelayMs: 10, maxDelayMs: 100 }
-  writeFileSync(
-    join(folder, 'config.json'),
-    JSON.stringify({
-      certFile: join(folder, 'device.crt'),
-      keyFile: join(folder, 'device.key'),
-      intervalMs: 50,
-      provisioning: { ...provisioning, port, connectTo, trust, retry },
-      hub: { port, connectTo },
-    }),
-  )
+  config = {
+    certFile: join(folder, 'device.crt'),
+    keyFile: join(folder, 'device.key'),
+    intervalMs: 50,
+    provisioning: { ...provisioning, port, connectTo, trust, retry },
+    hub: { port, connectTo },
+  }
 })
 afterEach(async () => {
   gateway?.kill('SIGKILL')
@@ -55,6 +53,7 @@ async function putCertificate(): Promise<void> {
 
 function boot(): ChildProcess {
   output = ''
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
   gateway = spawn(process.execPath, [GATEWAY], {
     env: { ...process.env, GATEWAY_CONFIG: join(folder, 'config.json'), STATE_DIRECTORY: folder },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -114,3 +113,29 @@ it('boots offline, provisions, sends, outlives kill -9 and a swapped certificate
   expect(output).not.toMatch(/PRIVATE KEY/)
   expect(events.filter(({ type }) => type === 'violation')).toEqual([])
 }, 90_000)
+
+it('sends after an outage what is on disk, with no restart, however little the queue holds, and bounds it', async () => {
+  await putCertificate()
+  const half = join(folder, 'readings', '1-0.tmp')
+  mkdirSync(join(folder, 'readings'))
+  writeFileSync(half, '{"at":')
+  config = { ...config, intervalMs: 20, maxReadings: 30, hub: { ...config.hub, queue: { maxMessages: 5 } } }
+  boot()
+  await until(() => received().size > 2)
+  expect(existsSync(half)).toBe(false)
+
+  const outage = emulator.faults.add({
+    at: 'hub-connect',
+    do: { refuse: 3 },
+    times: Number.POSITIVE_INFINITY,
+  })
+  emulator.hub.disconnect(ID)
+  await until(() => outage.hits > 2 && /readings dropped/.test(output))
+  expect(spool().length).toBeLessThanOrEqual(31)
+  // The youngest: older ones may be dropped before the hub is back.
+  const kept = spool().sort().slice(-15)
+  outage.remove()
+  await until(() => kept.every((name) => received().has(name)) && spool().length < 5)
+  expect(registrations()).toBe(1)
+  expect(gateway?.exitCode).toBeNull()
+}, 60_000)

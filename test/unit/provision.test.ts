@@ -263,7 +263,7 @@ describe('mode always', () => {
     const t = scene({ store: withRecord(), dps: service(new DpsError(code, 'register', 'no')) })
     await expectDpsError(provision({ ...t.options, mode: 'always' }), code, 'register')
     expect(t.told()).toEqual(['stored-assignment-erased'])
-    expect(t.stored()).toMatchObject({ registration: undefined, contactMs: NOW })
+    expect(t.stored()).toMatchObject({ registration: undefined, contactMs: record().contactMs })
     // Without the network it has nothing to go on from.
     const later = scene({ store: t.store, dps: service(offline()) })
     await expectDpsError(provision(later.options), 'DNS_FAILED', 'dns')
@@ -448,6 +448,20 @@ describe('the floor of the clock', () => {
     const behind = scene({ store: memoryStore(), startMs: NOW - 5000 })
     await provision(behind.options)
     expect(behind.stored()?.contactMs).toBe(NOW - 5000)
+  })
+
+  it('stays where the service tells no time, so that a clock that was ahead locks nobody out', async () => {
+    const startMs = NOW + 60 * 24 * HOUR
+    // A refusal over MQTT has no time, and an assignment may have none.
+    const refusal = new DpsError('UNAUTHORIZED', 'connect', 'CONNACK 5')
+    const answers = [refusal, { lastUpdatedDateTimeUtc: undefined }]
+    const ahead = scene({ store: withRecord(), dps: service(...answers), startMs })
+    await expectDpsError(provision({ ...ahead.options, mode: 'always' }), 'UNAUTHORIZED', 'connect')
+    expect(ahead.stored()).toEqual({ ...record(), registration: undefined })
+    await provision({ ...ahead.options, mode: 'always' })
+    expect(ahead.stored()?.contactMs).toBe(record().contactMs)
+    const right = scene({ store: ahead.store })
+    expect(await provision({ ...right.options, mode: 'always' })).toMatchObject({ source: 'register' })
   })
 
   it('moves on with a refusal and with a service that is busy, and spares the flash', async () => {

@@ -3,15 +3,18 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { fileStore } from '../../../src/assignment/file-store.ts'
+import { decodeRecord, encodeRecord, type StoredRecord } from '../../../src/assignment/record.ts'
 import { symmetricKey } from '../../../src/credential/sas.ts'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { EmulatorOptions } from '../../../src/emulator/index.ts'
 import { type ProvisionAndConnectOptions, provisionAndConnect } from '../../../src/hub/index.ts'
 import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
+import { type MemoryStore, memoryStore } from '../assignment/records.ts'
 import { HUB, HubStage, KEY } from './stage.ts'
 
 const PRESS = 'press-1'
+const HOUR = 3_600_000
 const [A, B] = ['hub-a.azure-devices.net', 'hub-b.azure-devices.net']
 
 let stage: HubStage
@@ -41,6 +44,12 @@ function options(more: Partial<ProvisionAndConnectOptions> = {}): ProvisionAndCo
     ...more,
     hub: { ...stage.emulator.hubOptions(), ...more.hub },
   }
+}
+
+function recordIn({ bytes }: MemoryStore): StoredRecord {
+  const read = decodeRecord(bytes!)
+  if (!read.ok) throw new TypeError(read.why)
+  return read.record
 }
 
 const connect = async (more?: Partial<ProvisionAndConnectOptions>) =>
@@ -141,7 +150,102 @@ describe('provisionAndConnect', () => {
     stage.emulator.hub.disconnect(PRESS)
     await hub.sendTelemetry('x')
     expect(clock.sleeps.slice(1)).toEqual([60_000 + 300_000, 60_000 + 600_000, 60_000 + 1_200_000])
-    expect(registrations()).toBe(5)
+    expect(registrations()).toBe(2)
+  })
+
+  /** Minutes before each question to the service, while `hours` of failures pass. */
+  async function questions(hours: number, spoil: () => void): Promise<number[]> {
+    const clock = testClock()
+    const asked: number[] = []
+    let over: (() => void) | undefined
+    const done = new Promise<void>((resolve) => {
+      over = resolve
+    })
+    const { onEvent } = options()
+    const hub = await connect({
+      clock,
+      retry: { baseDelayMs: 1000, maxDelayMs: 120_000 },
+      onEvent: (event) => {
+        onEvent!(event)
+        if (event.type === 'reprovisioning') asked.push(clock.monotonic())
+        if (event.type === 'connected') stage.emulator.hub.disconnect(PRESS, 'reset')
+        if (clock.monotonic() > hours * HOUR) over!()
+      },
+    })
+    spoil()
+    await done
+    await hub.close({ drainMs: 0 })
+    expect(registrations()).toBe(1 + asked.length)
+    return asked.map((ms, index) => (ms - (asked[index - 1] ?? 0)) / 60_000)
+  }
+
+  it.each([
+    ['a hub that is down', { refuse: 3 }],
+    ['a hub that lets nobody stay', undefined],
+  ])(
+    'in an outage (%s) asks after 15 minutes, 30 more, and then once an hour at most',
+    async (_, refusal) => {
+      stage = await HubStage.open(enrolled())
+      const gaps = await questions(6, () => {
+        if (refusal !== undefined) {
+          stage.emulator.faults.add({ at: 'hub-connect', do: refusal, times: Number.POSITIVE_INFINITY })
+        }
+      })
+      expect(gaps.length).toBeGreaterThanOrEqual(5)
+      expect(gaps.length).toBeLessThanOrEqual(7)
+      for (const [index, floor] of [15, 30, ...gaps.slice(2).map(() => 60)].entries()) {
+        expect(gaps[index]).toBeGreaterThanOrEqual(floor)
+        expect(gaps[index]).toBeLessThan(floor + 4)
+      }
+    },
+  )
+
+  it('where the hub refuses for hours asks at once, and then once an hour at most', async () => {
+    stage = await HubStage.open(enrolled())
+    const [first, ...gaps] = await questions(24, () => {
+      stage.emulator.faults.add({ at: 'hub-connect', do: { refuse: 5 }, times: Number.POSITIVE_INFINITY })
+    })
+    expect(first).toBeLessThan(1)
+    expect(gaps.length).toBeGreaterThan(10)
+    expect(Math.min(...gaps)).toBeGreaterThanOrEqual(60)
+  })
+
+  it('a question that the service could not be asked is none: it is put again, and not an hour later', async () => {
+    let hub = A
+    stage = await HubStage.open({ hubs: [A, B], ...enrolled({ hub: () => hub }) })
+    const clock = testClock()
+    await connect({ clock, retry: { maxAttempts: 1, baseDelayMs: 1000 } })
+    hub = B
+    stage.emulator.faults.add({ at: 'connect', do: 'drop', times: 2 })
+    const back = stage.next('connected', 1)
+    stage.emulator.hub.removeDevice(PRESS)
+    expect((await back).hub).toBe(B)
+    expect(stage.of('reprovisioning')).toHaveLength(3)
+    expect(clock.monotonic()).toBeLessThan(HOUR)
+  })
+
+  it('does not go on from memory once the service has switched the device off, though the hub is back', async () => {
+    stage = await HubStage.open(enrolled())
+    const clock = testClock()
+    const hub = await connect({ clock, retry: { baseDelayMs: 60_000, maxDelayMs: 300_000 } })
+    const gate = stage.emulator.faults.add({
+      at: 'hub-connect',
+      do: { refuse: 3 },
+      times: Number.POSITIVE_INFINITY,
+    })
+    const asked = stage.next('reprovisioning', 0)
+    stage.emulator.enrollments.disable({ registrationId: PRESS })
+    stage.emulator.hub.disconnect(PRESS)
+    await asked
+    gate.remove()
+    const waits = stage.of('reconnecting').length
+    await stage.next('reconnecting', waits + 3)
+    expect(stage.of('connected')).toHaveLength(1)
+    const refused = clock.sleeps.slice(waits, waits + 3)
+    expect(refused).toEqual([60_000 + 150_000, 60_000 + 300_000, 60_000 + 600_000])
+    stage.emulator.enrollments.enable({ registrationId: PRESS })
+    await hub.sendTelemetry('allowed again')
+    expect(stage.of('connected')).toHaveLength(2)
   })
 
   it('waits between a minute and an hour where hub and service both refuse, and comes back when they do not', async () => {
@@ -176,6 +280,91 @@ describe('provisionAndConnect', () => {
     expect(gate.hits).toBe(15)
     expect(stage.of('reprovisioning')).toHaveLength(1)
     expect(registrations()).toBe(2)
+  })
+
+  /** What is stored after a registration, changed. */
+  async function stored(change: (record: StoredRecord) => StoredRecord) {
+    const store = memoryStore()
+    await (await connect({ store })).close()
+    store.bytes = encodeRecord(change(recordIn(store)))
+    stage.events.length = 0
+    return store
+  }
+
+  const newProfile = {
+    status: 200,
+    body: JSON.stringify({
+      operationId: '1',
+      status: 'assigned',
+      registrationState: {
+        registrationId: PRESS,
+        deviceId: PRESS,
+        assignedHub: HUB,
+        status: 'assigned',
+        connectionProfile: 'mqttV5',
+      },
+    }),
+  }
+  const ofNewProfile = (record: StoredRecord): StoredRecord => ({
+    ...record,
+    registration: { ...record.registration!, connectionProfile: 'mqttV5' },
+  })
+
+  it('asks the service again where the stored hub speaks MQTT 5, at once', async () => {
+    stage = await HubStage.open(enrolled())
+    const clock = testClock()
+    const hub = await connect({ clock, store: await stored(ofNewProfile) })
+    await hub.sendTelemetry('x')
+    expect(stage.of('reprovisioning')).toMatchObject([{ error: { code: 'HUB_PROFILE_UNSUPPORTED' } }])
+    expect(registrations()).toBe(2)
+    expect(clock.sleeps).toEqual([])
+  })
+
+  it('asks until it is answered where the stored hub speaks MQTT 5 and the service is away', async () => {
+    stage = await HubStage.open(enrolled())
+    const store = await stored(ofNewProfile)
+    stage.emulator.faults.add({ at: 'connect', do: 'drop', times: 2 })
+    await connect({ clock: testClock(), store, retry: { maxAttempts: 1, baseDelayMs: 1000 } })
+    expect(stage.of('reprovisioning')).toHaveLength(3)
+  })
+
+  it.each([
+    ['there was nothing', false],
+    ['such a hub was stored', true],
+  ])('rejects where the service assigns a hub that speaks MQTT 5, and %s', async (_, before) => {
+    stage = await HubStage.open(enrolled())
+    const store = before ? await stored(ofNewProfile) : memoryStore()
+    const earlier = stage.emulator.log.packets.length
+    stage.emulator.faults.add({ at: 'register', do: { reply: newProfile }, times: Number.POSITIVE_INFINITY })
+    await expectDpsError(connect({ store }), 'HUB_PROFILE_UNSUPPORTED', 'config')
+    const since = stage.emulator.log.packets.slice(earlier)
+    expect(since.filter(({ type }) => type === 'connect')).toHaveLength(1)
+  })
+
+  it('the clock is not behind the last contact with the service, at the hub either', async () => {
+    stage = await HubStage.open(enrolled())
+    const clock = testClock()
+    const ahead = clock.now() + 30 * 24 * HOUR
+    const store = await stored((record) => ({ ...record, contactMs: ahead }))
+    const connections = stage.emulator.log.connections.length
+    const abort = new AbortController()
+    const lastContact = clock.now()
+    const connecting = connect({ clock, store, signal: abort.signal, lastContact })
+    const ended = expect(connecting).rejects.toMatchObject({ code: 'CANCELLED' })
+    await Promise.race([connecting, stage.next('reconnecting', 0)])
+    abort.abort()
+    await ended
+    expect(stage.of('reconnecting')[0]).toMatchObject({ error: { code: 'CLOCK_BEHIND', phase: 'clock' } })
+    expect(stage.emulator.log.connections).toHaveLength(connections)
+    // The later of both: what the application knows counts as well.
+    store.bytes = encodeRecord({ ...recordIn(store), contactMs: clock.now() })
+    stage.events.length = 0
+    const later = new AbortController()
+    const behind = connect({ clock, store, signal: later.signal, hub: { lastContact: ahead * 1.1 } })
+    const over = expect(behind).rejects.toMatchObject({ code: 'CANCELLED' })
+    await Promise.race([behind, stage.next('reconnecting', 0)])
+    later.abort()
+    await over
   })
 
   it('takes transports, trust and the rest from provisioning where `hub` says nothing', async () => {
