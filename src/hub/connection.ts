@@ -1,6 +1,7 @@
 import { type HubAssignment, type HubTarget, type HubTransportName, hubToken } from '../assignment/hub.ts'
 import { checkClock } from '../clock-check.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
+import { object } from '../options/resolve.ts'
 import {
   commandFilter,
   METHOD_FILTER,
@@ -199,11 +200,13 @@ export class Hub implements HubConnection {
     this.#requests = new TwinRequests(base.clock, base.limits.poll!, maxMessages, emit)
     this.#desired = new DesiredFeed(this.#requests, emit)
     this.twin = Object.freeze({
-      get: async ({ signal }: TwinOptions = {}) => {
+      get: async (options: TwinOptions = {}) => {
+        const { signal } = object('options', options)
         this.#askAboutTwin()
         return this.#requests.get(checkSignal(signal))
       },
-      report: async (patch: TwinProperties, { signal }: TwinOptions = {}) => {
+      report: async (patch: TwinProperties, options: TwinOptions = {}) => {
+        const { signal } = object('options', options)
         const body = patchOf(patch)
         this.#askAboutTwin()
         return this.#requests.report(body, checkSignal(signal))
@@ -252,11 +255,9 @@ export class Hub implements HubConnection {
     return this.#telemetry.size
   }
 
-  async sendTelemetry(
-    body: string | Uint8Array | object,
-    { signal, ...properties }: TelemetryOptions = {},
-  ): Promise<void> {
+  async sendTelemetry(body: string | Uint8Array | object, options: TelemetryOptions = {}): Promise<void> {
     this.#checkOpen()
+    const { signal, ...properties } = object('options', options)
     const bytes = bytesOf(body)
     const json = typeof body !== 'string' && !(body instanceof Uint8Array)
     const topic = telemetryTopic(this.#target!, {
@@ -304,8 +305,10 @@ export class Hub implements HubConnection {
     return () => this.#desired.handle(undefined)
   }
 
-  close({ drainMs = DRAIN_MS }: CloseOptions = {}): Promise<void> {
-    this.#closing ??= this.#close(drainMs)
+  close(options?: CloseOptions): Promise<void> {
+    // It is called where nobody looks at errors any more: what is no time to wait for counts as the default.
+    const drainMs: unknown = options?.drainMs
+    this.#closing ??= this.#close(typeof drainMs === 'number' && drainMs >= 0 ? drainMs : DRAIN_MS)
     return this.#closing
   }
 
@@ -678,16 +681,25 @@ function bytesOf(body: string | Uint8Array | object): Uint8Array {
   if (typeof body === 'string') return Buffer.from(body)
   // The caller may reuse its buffer.
   if (body instanceof Uint8Array) return Buffer.from(body)
-  const json = typeof body === 'object' && body !== null ? JSON.stringify(body) : undefined
+  const json = typeof body === 'object' && body !== null ? jsonOf(body) : undefined
   if (json === undefined) throw invalid('body', 'must be text, bytes, or an object that JSON can hold')
   return Buffer.from(json)
 }
 
 function patchOf(patch: TwinProperties): string {
   const plain = typeof patch === 'object' && patch !== null && !Array.isArray(patch)
-  const json = plain ? JSON.stringify(patch) : undefined
+  const json = plain ? jsonOf(patch) : undefined
   if (json === undefined) throw invalid('patch', 'must be an object that JSON can hold')
   return json
+}
+
+/** Undefined for what JSON cannot hold: a cycle, a BigInt, a `toJSON` that fails. */
+function jsonOf(value: object): string | undefined {
+  try {
+    return JSON.stringify(value)
+  } catch {
+    return undefined
+  }
 }
 
 function checkSignal(signal: AbortSignal | undefined): AbortSignal | undefined {
