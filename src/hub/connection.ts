@@ -139,8 +139,9 @@ const MAX_MESSAGE_BYTES = 262_144
 /** A message, its topic, and something for the header. */
 const MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 65_535 + 16
 
-/** When a token is replaced, as a part of its life. */
-const RENEW_AT = 0.8
+/** When a token is replaced, as a part of its life. By chance: who connected together must not come back together. */
+const RENEW_FROM = 0.7
+const RENEW_BY = 0.8
 /** How long the renewal of a token waits for acknowledgements; what is late is sent anew. */
 const RENEWAL_LIMIT_MS = 10_000
 /** A connection that lasted so long has worked: what ends it later is a failure of its own. */
@@ -581,8 +582,9 @@ export class Hub implements HubConnection {
   /** Until the connection ends: the reason, or undefined where this side ended it. */
   async #live({ session, target, expires }: OpenedHub): Promise<DpsError | undefined> {
     const { clock } = this.#settings.base
+    const renewAt = RENEW_FROM + clock.random() * (RENEW_BY - RENEW_FROM)
     const disarm = expires
-      ? clock.after(target.tokenLifetimeSeconds * 1000 * RENEW_AT, () => void this.#renew(session))
+      ? clock.after(target.tokenLifetimeSeconds * 1000 * renewAt, () => void this.#renew(session))
       : () => undefined
     const error = await session.ended
     disarm()
