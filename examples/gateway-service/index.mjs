@@ -50,7 +50,8 @@ async function sendAll() {
       const sent = await Promise.allSettled(names.slice(0, BATCH).map(send))
       const [first] = sent
       // A queue that is full takes more once it has sent something.
-      if (first?.status === 'rejected' && sent.every(({ status }) => status === 'rejected')) throw first.reason
+      if (first?.status === 'rejected' && sent.every(({ status }) => status === 'rejected'))
+        throw first.reason
     }
   } catch (error) {
     log('readings not sent', { error: String(error) })

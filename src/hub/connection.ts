@@ -1,6 +1,7 @@
 import { type HubAssignment, type HubTarget, type HubTransportName, hubToken } from '../assignment/hub.ts'
 import { checkClock } from '../clock-check.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
+import { object } from '../options/resolve.ts'
 import {
   commandFilter,
   METHOD_FILTER,
@@ -138,8 +139,9 @@ const MAX_MESSAGE_BYTES = 262_144
 /** A message, its topic, and something for the header. */
 const MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 65_535 + 16
 
-/** When a token is replaced, as a part of its life. */
-const RENEW_AT = 0.8
+/** When a token is replaced, as a part of its life. By chance: who connected together must not come back together. */
+const RENEW_FROM = 0.7
+const RENEW_BY = 0.8
 /** How long the renewal of a token waits for acknowledgements; what is late is sent anew. */
 const RENEWAL_LIMIT_MS = 10_000
 /** A connection that lasted so long has worked: what ends it later is a failure of its own. */
@@ -207,11 +209,13 @@ export class Hub implements HubConnection {
     this.#requests = new TwinRequests(base.clock, base.limits.poll!, maxMessages, emit)
     this.#desired = new DesiredFeed(this.#requests, base.clock, base.retry, emit)
     this.twin = Object.freeze({
-      get: async ({ signal }: TwinOptions = {}) => {
+      get: async (options: TwinOptions = {}) => {
+        const { signal } = object('options', options)
         this.#askAboutTwin()
         return this.#requests.get(checkSignal(signal))
       },
-      report: async (patch: TwinProperties, { signal }: TwinOptions = {}) => {
+      report: async (patch: TwinProperties, options: TwinOptions = {}) => {
+        const { signal } = object('options', options)
         const body = patchOf(patch)
         this.#askAboutTwin()
         return this.#requests.report(body, checkSignal(signal))
@@ -260,11 +264,9 @@ export class Hub implements HubConnection {
     return this.#telemetry.size
   }
 
-  async sendTelemetry(
-    body: string | Uint8Array | object,
-    { signal, ...properties }: TelemetryOptions = {},
-  ): Promise<void> {
+  async sendTelemetry(body: string | Uint8Array | object, options: TelemetryOptions = {}): Promise<void> {
     this.#checkOpen()
+    const { signal, ...properties } = object('options', options)
     const bytes = bytesOf(body)
     const json = typeof body !== 'string' && !(body instanceof Uint8Array)
     const topic = telemetryTopic(this.#target!, {
@@ -312,8 +314,10 @@ export class Hub implements HubConnection {
     return once(() => this.#desired.handle(undefined))
   }
 
-  close({ drainMs = DRAIN_MS }: CloseOptions = {}): Promise<void> {
-    this.#closing ??= this.#close(drainMs)
+  close(options?: CloseOptions): Promise<void> {
+    // It is called where nobody looks at errors any more: what is no time to wait for counts as the default.
+    const drainMs: unknown = options?.drainMs
+    this.#closing ??= this.#close(typeof drainMs === 'number' && drainMs >= 0 ? drainMs : DRAIN_MS)
     return this.#closing
   }
 
@@ -610,8 +614,9 @@ export class Hub implements HubConnection {
   /** Until the connection ends: the reason, or undefined where this side ended it. */
   async #live({ session, target, expires }: OpenedHub): Promise<DpsError | undefined> {
     const { clock } = this.#settings.base
+    const renewAt = RENEW_FROM + clock.random() * (RENEW_BY - RENEW_FROM)
     const disarm = expires
-      ? clock.after(target.tokenLifetimeSeconds * 1000 * RENEW_AT, () => void this.#renew(session))
+      ? clock.after(target.tokenLifetimeSeconds * 1000 * renewAt, () => void this.#renew(session))
       : () => undefined
     const error = await session.ended
     disarm()
@@ -722,16 +727,25 @@ function bytesOf(body: string | Uint8Array | object): Uint8Array {
   if (typeof body === 'string') return Buffer.from(body)
   // The caller may reuse its buffer.
   if (body instanceof Uint8Array) return Buffer.from(body)
-  const json = typeof body === 'object' && body !== null ? JSON.stringify(body) : undefined
+  const json = typeof body === 'object' && body !== null ? jsonOf(body) : undefined
   if (json === undefined) throw invalid('body', 'must be text, bytes, or an object that JSON can hold')
   return Buffer.from(json)
 }
 
 function patchOf(patch: TwinProperties): string {
   const plain = typeof patch === 'object' && patch !== null && !Array.isArray(patch)
-  const json = plain ? JSON.stringify(patch) : undefined
+  const json = plain ? jsonOf(patch) : undefined
   if (json === undefined) throw invalid('patch', 'must be an object that JSON can hold')
   return json
+}
+
+/** Undefined for what JSON cannot hold: a cycle, a BigInt, a `toJSON` that fails. */
+function jsonOf(value: object): string | undefined {
+  try {
+    return JSON.stringify(value)
+  } catch {
+    return undefined
+  }
 }
 
 function checkSignal(signal: AbortSignal | undefined): AbortSignal | undefined {

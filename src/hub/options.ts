@@ -55,7 +55,7 @@ export type HubEvent =
       readonly error: DpsError
     }
   | {
-      /** 80 % of the token's life have passed: the connection is replaced by one with a new token. */
+      /** Between 70 and 80 % of the token's life, by chance, have passed: the connection is replaced by one with a new token. */
       readonly type: 'renewing'
     }
   | {

@@ -119,6 +119,45 @@ describe.each(['mqtt', 'mqtt-ws'] as const)('over %s', (transport) => {
   })
 })
 
+describe('what makes no sense', () => {
+  const cycle: Record<string, unknown> = {}
+  cycle.itself = cycle
+  const angry = {
+    toJSON() {
+      throw new RangeError('no')
+    },
+  }
+
+  it.each<[string, (hub: HubConnection) => Promise<unknown>]>([
+    ['a body with a cycle', (hub) => hub.sendTelemetry(cycle)],
+    ['a body with a BigInt', (hub) => hub.sendTelemetry({ count: 1n })],
+    ['a body that will not be JSON', (hub) => hub.sendTelemetry(angry)],
+    ['a body that is none', (hub) => hub.sendTelemetry(null as never)],
+    ['options of telemetry that are null', (hub) => hub.sendTelemetry('x', null as never)],
+    ['a patch with a cycle', (hub) => hub.twin.report(cycle as never)],
+    ['a patch with a BigInt', (hub) => hub.twin.report({ count: 1n } as never)],
+    ['options of a report that are null', (hub) => hub.twin.report({}, null as never)],
+    ['options of a twin request that are null', (hub) => hub.twin.get(null as never)],
+  ])('is refused with an error of this package: %s', async (_, call) => {
+    stage = await HubStage.open()
+    const hub = await stage.connect()
+    await expectDpsError(call(hub), 'OPTION_INVALID', 'config')
+    await hub.sendTelemetry('still there')
+  })
+
+  it.each([null, { drainMs: Number.NaN }, { drainMs: 'soon' }, { drainMs: -1 }, 7])(
+    'close(%j) closes all the same, and sends what is queued',
+    async (options) => {
+      stage = await HubStage.open()
+      const hub = await stage.connect()
+      const sent = hub.sendTelemetry('last')
+      await hub.close(options as never)
+      await sent
+      expect(hub.state).toBe('closed')
+    },
+  )
+})
+
 describe('close', () => {
   const left = () => stage.emulator.openConnections
 

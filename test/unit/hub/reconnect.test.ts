@@ -237,9 +237,25 @@ describe('a hub that does not answer', () => {
 })
 
 describe('a token', () => {
-  it('is renewed at 80 % of its life by another connection, with no message lost', async () => {
+  it.each([
+    ['no earlier than at 70 %', 0, 420_000],
+    ['by chance', 0.25, 435_000],
+    ['no later than at 80 %', 1 - Number.EPSILON, 480_000],
+  ])('is renewed %s of its life', async (_, chance, dueMs) => {
     stage = await HubStage.open()
-    const clock = testClock()
+    const clock = testClock({ random: () => chance })
+    await stage.connect({ clock, tokenLifetimeSeconds: 600, keepAliveSeconds: 1177 })
+    clock.advance(dueMs - 1)
+    expect(stage.of('renewing')).toEqual([])
+    const back = stage.next('connected', 1)
+    clock.advance(1)
+    expect(stage.of('renewing')).toHaveLength(1)
+    await back
+  })
+
+  it('is renewed by another connection, with no message lost', async () => {
+    stage = await HubStage.open()
+    const clock = testClock({ random: () => 1 - Number.EPSILON })
     const hub = await stage.connect({ clock, tokenLifetimeSeconds: 600, keepAliveSeconds: 1177 })
     clock.advance(479_000)
     expect(stage.of('renewing')).toEqual([])
