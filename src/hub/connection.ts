@@ -697,7 +697,7 @@ export class Hub implements HubConnection {
     if (topic.startsWith('$iothub/twin/res/')) this.#requests.receive(topic, body)
     else if (topic.startsWith('$iothub/twin/PATCH/')) this.#desired.receive(topic, body)
     else if (topic.startsWith('$iothub/methods/POST/')) {
-      this.#methods.receive(topic, body, (answer, payload) => session()?.send(answer, payload))
+      this.#methods.receive(topic, body, (answer, payload) => session()?.answer(answer, payload))
     } else {
       this.#emit({ type: 'message-ignored', message: 'a message on a topic that nobody subscribed to' })
     }

@@ -27,6 +27,11 @@ export interface SessionContext {
 /** A close that is not finished by then, because nothing below takes its last bytes, is not waited for. */
 const CLOSE_LIMIT_MS = 250
 
+/** Unsent answers, 64 of the largest that methods may give and some more. A hub that asks on and reads none is left. */
+const MAX_ANSWER_BYTES = 9_437_184
+/** What a packet takes in memory beside its content. */
+const PACKET_OVERHEAD = 1024
+
 /**
  * One MQTT connection to a hub, on a stream that is connected and verified already. MQTT.js speaks the protocol and knows
  * nothing of what comes before or after: it never reconnects, and what it still held is sent anew by the next session.
@@ -63,6 +68,11 @@ export class HubSession {
   /** At QoS 0: whether it arrives is told by the answer alone. */
   send(topic: string, body: Uint8Array | string): void {
     this.#link.send(topic, body)
+  }
+
+  /** As `send`, for what the hub asked for: where it does not take the answers, the connection ends as broken. */
+  answer(topic: string, body: string): void {
+    this.#link.answer(topic, body)
   }
 
   /** Resolves with the filters that the hub refused; rejects when the connection ends before. */
@@ -114,6 +124,9 @@ class Link {
   readonly #settleOpened: Opening
   /** Requests that wait for an acknowledgement. */
   readonly #waiting = new Set<(reason: DpsError) => void>()
+  /** Answers that are not passed on yet, and where in all that was written they end. */
+  readonly #answers: { readonly end: number; readonly bytes: number }[] = []
+  #answerBytes = 0
 
   constructor(stream: HubStream, context: SessionContext) {
     this.#stream = stream
@@ -143,7 +156,9 @@ class Link {
       if (this.#over) return
       const { qos, dup, messageId } = packet
       const acknowledge = () => {
-        if (qos === 1 && messageId !== undefined && !this.#over) this.#acknowledge(messageId)
+        if (qos !== 1 || messageId === undefined || this.#over) return
+        this.#acknowledge(messageId)
+        this.#countAnswer(0)
       }
       context.onMessage({ topic, body, qos, dup, acknowledge })
     })
@@ -227,6 +242,27 @@ class Link {
 
   send(topic: string, body: Uint8Array | string): void {
     if (!this.#over) this.#client.publish(topic, body as string, { qos: 0 })
+  }
+
+  answer(topic: string, body: string): void {
+    this.send(topic, body)
+    this.#countAnswer(topic.length + Buffer.byteLength(body))
+  }
+
+  #countAnswer(bytes: number): void {
+    if (this.#over) return
+    const { passedBytes, writableLength } = this.#stream
+    for (let first = this.#answers[0]; first !== undefined && first.end <= passedBytes; ) {
+      this.#answers.shift()
+      this.#answerBytes -= first.bytes
+      first = this.#answers[0]
+    }
+    const answer = { end: passedBytes + writableLength, bytes: bytes + PACKET_OVERHEAD }
+    this.#answers.push(answer)
+    this.#answerBytes += answer.bytes
+    if (this.#answerBytes <= MAX_ANSWER_BYTES) return
+    const message = `${this.#context.target.hub} asks for answers and does not read them`
+    this.fail(new DpsError('CONNECTION_LOST', 'hub', message))
   }
 
   fail(reason: DpsError): void {

@@ -14,6 +14,7 @@ export class HubStream extends Duplex {
   readonly #below: ByteStream
   readonly #socket: TLSSocket
   readonly #guard: PacketGuard
+  #passedBytes = 0
   /** What is going on, for what is found to be wrong. */
   phase: DpsPhase = 'connect'
   /** Told why the stream broke; not when this side ends it. */
@@ -41,13 +42,14 @@ export class HubStream extends Duplex {
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
     this.#below.write(chunk)
-    this.#written(done)
+    this.#written(chunk.length, done)
   }
 
   /** A packet is written in parts; they leave together. */
   override _writev(chunks: readonly { readonly chunk: Buffer }[], done: () => void): void {
-    this.#below.write(Buffer.concat(chunks.map(({ chunk }) => chunk)))
-    this.#written(done)
+    const bytes = Buffer.concat(chunks.map(({ chunk }) => chunk))
+    this.#below.write(bytes)
+    this.#written(bytes.length, done)
   }
 
   /** Ends in good order, DISCONNECT last. */
@@ -59,6 +61,11 @@ export class HubStream extends Duplex {
   override _destroy(_error: Error | null, done: (error?: Error | null) => void): void {
     this.#below.destroy()
     done()
+  }
+
+  /** Bytes passed on since the beginning. */
+  get passedBytes(): number {
+    return this.#passedBytes
   }
 
   /** Bytes written and not yet passed on. */
@@ -83,16 +90,20 @@ export class HubStream extends Duplex {
     this.onBroken(reason)
   }
 
-  #written(done: () => void): void {
+  #written(bytes: number, done: () => void): void {
     const socket = this.#socket
-    if (!socket.writableNeedDrain || socket.destroyed) {
+    const passed = (): void => {
+      this.#passedBytes += bytes
       done()
+    }
+    if (!socket.writableNeedDrain || socket.destroyed) {
+      passed()
       return
     }
     const settled = (): void => {
       socket.off('drain', settled)
       socket.off('close', settled)
-      done()
+      passed()
     }
     socket.on('drain', settled)
     socket.on('close', settled)

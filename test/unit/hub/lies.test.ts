@@ -1,7 +1,11 @@
+import { once } from 'node:events'
+import { createConnection } from 'node:net'
+import { Duplex } from 'node:stream'
 import fc from 'fast-check'
 import { generate } from 'mqtt-packet'
 import { afterEach, describe, expect, it } from 'vitest'
 import type { FaultSpec } from '../../../src/emulator/index.ts'
+import type { ConnectTarget } from '../../../src/options/options.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
 import { HubStage, ID } from './stage.ts'
 
@@ -304,6 +308,61 @@ describe('calls and commands', () => {
     expect(refused.map(({ status }) => status)).toEqual(Array(6).fill(429))
     release!()
     expect((await Promise.all(calls.slice(0, 64))).every(({ status }) => status === 200)).toBe(true)
+  })
+
+  it('a flood of calls whose answers are not read ends the connection', async () => {
+    stage = await HubStage.open()
+    let stalled: Duplex | undefined
+    let latest: Duplex | undefined
+    const connect = async ({ host, port }: ConnectTarget): Promise<Duplex> => {
+      const socket = createConnection({ host, port })
+      await once(socket, 'connect')
+      const through = new Duplex({
+        read: () => undefined,
+        write: (chunk, _encoding, done) => {
+          if (through !== stalled) socket.write(chunk, done)
+        },
+        destroy: (error, done) => {
+          socket.destroy()
+          done(error)
+        },
+      })
+      socket.on('data', (chunk) => through.push(chunk))
+      socket.on('close', () => through.destroy())
+      latest = through
+      return through
+    }
+    const hub = await stage.connect({ connect })
+    hub.onMethod('reboot', () => ({ status: 200 }))
+    await hub.twin.get()
+    const ended = stage.next('disconnected', 0)
+    const back = stage.next('connected', 1)
+    // Read on and on, written no more.
+    stalled = latest
+    let calls = 0
+    for (; calls < 20_000 && stage.of('disconnected').length === 0; calls += 1) {
+      stage.emulator.hub.publish(ID, `$iothub/methods/POST/none/?$rid=${calls}`, '')
+      if (calls % 100 === 0) await new Promise(setImmediate)
+    }
+    expect((await ended).error).toMatchObject({
+      code: 'CONNECTION_LOST',
+      message: expect.stringMatching(/does not read them/),
+    })
+    await back
+    await hub.sendTelemetry('x')
+  })
+
+  it('more answers than that, each of them read, do not', async () => {
+    stage = await HubStage.open()
+    const hub = await stage.connect()
+    const payload = 'x'.repeat(130_000)
+    hub.onMethod('dump', () => ({ status: 200, payload }))
+    await hub.twin.get()
+    for (let turn = 0; turn < 3; turn += 1) {
+      const calls = Array.from({ length: 64 }, () => stage.emulator.hub.invokeMethod(ID, 'dump'))
+      for (const answer of await Promise.all(calls)) expect(answer).toEqual({ status: 200, payload })
+    }
+    expect(stage.of('disconnected')).toEqual([])
   })
 
   it('a command that nobody handles is held, not acknowledged, and not without limit', async () => {
