@@ -252,10 +252,11 @@ class Link {
   #countAnswer(bytes: number): void {
     if (this.#over) return
     const { passedBytes, writableLength } = this.#stream
-    for (let first = this.#answers[0]; first !== undefined && first.end <= passedBytes; ) {
+    for (;;) {
+      const first = this.#answers[0]
+      if (first === undefined || first.end > passedBytes) break
       this.#answers.shift()
       this.#answerBytes -= first.bytes
-      first = this.#answers[0]
     }
     const answer = { end: passedBytes + writableLength, bytes: bytes + PACKET_OVERHEAD }
     this.#answers.push(answer)

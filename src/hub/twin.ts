@@ -266,7 +266,7 @@ export class DesiredFeed {
     const reading: Reading = { abort: new AbortController(), held: [] }
     this.#reading = reading
     const desired = await this.#read(reading)
-    if (desired === undefined) return
+    if (desired === undefined || this.#reading !== reading) return
     this.#reading = undefined
     // A twin that was made anew, or restored, counts from a lower version.
     if (desired.version !== this.#version) this.#deliver(deepFreeze({ ...desired, complete: true }))

@@ -139,6 +139,20 @@ describe('a connection that breaks', () => {
     await expect.poll(() => changes.slice(1)).toEqual([[{ b: 4 }, 6, false]])
   })
 
+  it('reads the whole again where more changes came meanwhile than are kept', async () => {
+    stage = await HubStage.open()
+    const hub = await stage.connect({ timeouts: { pollMs: 200 } })
+    await hub.twin.get()
+    const unread = stage.emulator.faults.add({ at: 'twin-reply', do: 'silence' })
+    const changes: unknown[] = []
+    hub.twin.onDesired(({ properties, version, complete }) => changes.push([properties, version, complete]))
+    await unread.hit
+    for (let count = 0; count < 100; count += 1) stage.emulator.hub.updateDesired(ID, { count })
+    await expect.poll(() => changes).toEqual([[{ count: 99 }, 101, true]])
+    stage.emulator.hub.updateDesired(ID, { count: null })
+    await expect.poll(() => changes.slice(1)).toEqual([[{ count: null }, 102, false]])
+  })
+
   it('because another one evicted it, waits longer each time', async () => {
     stage = await HubStage.open()
     const clock = testClock()
