@@ -184,7 +184,8 @@ describe('a connection that breaks', () => {
 describe('a hub that does not answer', () => {
   it('a subscription over a new connection is left, and that connection with it', async () => {
     stage = await HubStage.open()
-    const chances = [0, 1]
+    // For the renewal, for the first attempt, for the next.
+    const chances = [0, 0, 1]
     const hub = await stage.connect({
       clock: { ...systemClock, random: () => chances.shift() ?? 0 },
       timeouts: { subscribeMs: 100 },
