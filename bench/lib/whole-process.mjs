@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { hasProgram, run, start } from './process.mjs'
 import { summarize } from './stats.mjs'
 
+const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url)).replace(/[\/]$/, '')
 const source = fileURLToPath(new URL('../c/usage.c', import.meta.url))
 
 /**
@@ -117,7 +118,8 @@ export async function filesOpened({ command, env = {} }, folder) {
   await run(['strace', '-f', '-qq', '-e', calls, '-e', 'signal=none', '-o', trace, ...command], { env })
   const opened = parseOpened(readFileSync(trace, 'utf8'))
   rmSync(trace)
-  return opened
+  // Where a checkout or a temporary folder lies says nothing, and is nobody's business.
+  return opened.map((path) => path.replaceAll(`${CHECKOUT}/`, '').replaceAll(`${folder}/`, ''))
 }
 
 /** The paths of the calls that returned a descriptor. A call that another thread interrupted is written in two lines. */
