@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { hasProgram, run, start } from './process.mjs'
 import { summarize } from './stats.mjs'
 
-const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url)).replace(/[\/]$/, '')
+const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 const source = fileURLToPath(new URL('../c/usage.c', import.meta.url))
 
 /**
