@@ -10,7 +10,7 @@ import {
 import type { AssignmentStore } from './assignment/store.ts'
 import { emitter, ProvisioningClient } from './client.ts'
 import type { Clock } from './clock.ts'
-import type { Identity } from './credential/credential.ts'
+import type { Credential, Identity } from './credential/credential.ts'
 import { DpsError, type DpsErrorCode } from './errors.ts'
 import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
 import { checkMs, instant, object, resolveOptions } from './options/resolve.ts'
@@ -107,8 +107,7 @@ export async function provisionAs(
   const emit = emitter(onEvent)
 
   // The credential may be replaced at any time: what is stored belongs to the one that registered.
-  let identity = await credential.load()
-  checkRegistrationId(identity.registrationId)
+  let identity = await within(limitMs, clock, signal, () => loadChecked(credential), 'the credential')
   const tracked = {
     load: async (): Promise<Identity> => {
       identity = await credential.load()
@@ -155,6 +154,43 @@ export async function provisionAs(
     return fromStore(kept, error)
   } finally {
     onContact(memory.contactMs)
+  }
+}
+
+/** A credential of the caller's own may fail in any way. */
+async function loadChecked(credential: Credential): Promise<Identity> {
+  try {
+    const identity = await credential.load()
+    checkRegistrationId(identity.registrationId)
+    return identity
+  } catch (cause) {
+    if (DpsError.is(cause)) throw cause
+    throw new DpsError('TRANSPORT_FAILED', 'config', 'the credential failed', { cause })
+  }
+}
+
+/** Waits for what is not of this package no longer than it may take, and not at all once the caller has cancelled. */
+async function within<T>(
+  limitMs: number,
+  clock: Clock,
+  signal: AbortSignal | undefined,
+  work: () => Promise<T>,
+  who: string,
+): Promise<T> {
+  let disarm: (() => void) | undefined
+  let onAbort: (() => void) | undefined
+  const limit = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal && cancelled(signal))
+    signal?.addEventListener('abort', onAbort, { once: true })
+    disarm = clock.after(limitMs, () =>
+      reject(new DpsError('TIMEOUT', 'config', `${who} did not answer within ${limitMs} ms`)),
+    )
+  })
+  try {
+    return await Promise.race([work(), limit])
+  } finally {
+    disarm?.()
+    if (onAbort !== undefined) signal?.removeEventListener('abort', onAbort)
   }
 }
 
@@ -266,7 +302,7 @@ class Memory {
       this.#emit({ type: 'no-stored-assignment', reason, message })
     let bytes: Uint8Array | undefined
     try {
-      bytes = await this.#bounded(() => this.#store.read(), signal)
+      bytes = await this.#within(() => this.#store.read(), signal)
       if (bytes !== undefined && !(bytes instanceof Uint8Array)) throw new TypeError('read() gave no bytes')
     } catch (cause) {
       if (signal?.aborted) throw cancelled(signal)
@@ -300,7 +336,7 @@ class Memory {
 
   async #attempt(work: () => Promise<void>): Promise<boolean> {
     try {
-      await this.#bounded(work)
+      await this.#within(work)
       return true
     } catch (cause) {
       this.#emit({ type: 'store-failed', error: storeFailed(cause) })
@@ -310,23 +346,8 @@ class Memory {
     }
   }
 
-  /** A store of the caller's own may hang. */
-  async #bounded<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    let disarm: (() => void) | undefined
-    let onAbort: (() => void) | undefined
-    const limit = new Promise<never>((_, reject) => {
-      onAbort = () => reject(signal?.reason)
-      signal?.addEventListener('abort', onAbort, { once: true })
-      disarm = this.#clock.after(STORE_LIMIT_MS, () =>
-        reject(new DpsError('STORE_FAILED', 'store', `the store did not answer within ${STORE_LIMIT_MS} ms`)),
-      )
-    })
-    try {
-      return await Promise.race([work(), limit])
-    } finally {
-      disarm?.()
-      if (onAbort !== undefined) signal?.removeEventListener('abort', onAbort)
-    }
+  #within<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    return within(STORE_LIMIT_MS, this.#clock, signal, work, 'the store')
   }
 
   #report(): void {
@@ -358,8 +379,8 @@ function isForCaller({ code, family, retryable }: DpsError): boolean {
 }
 
 function storeFailed(cause: unknown): DpsError {
-  if (DpsError.is(cause)) return cause
-  return new DpsError('STORE_FAILED', 'store', 'the store failed', {
+  if (DpsError.is(cause) && cause.phase === 'store') return cause
+  return new DpsError('STORE_FAILED', 'store', DpsError.is(cause) ? cause.message : 'the store failed', {
     cause,
     hint: 'See `cause`: the store given as `store` threw it.',
   })

@@ -396,6 +396,9 @@ describe('a store that does not work', () => {
     onTestFinished(() => clearInterval(timer))
     expect(await provision(t.options)).toMatchObject({ source: 'register', stored: false })
     expect(t.told()).toEqual(['no-stored-assignment unreadable', 'store-failed'])
+    expect(t.events.find(({ type }) => type === 'store-failed')).toMatchObject({
+      error: { code: 'STORE_FAILED', phase: 'store', message: 'the store did not answer within 30000 ms' },
+    })
   })
 
   it('has its notices passed on, each once', async () => {
@@ -530,6 +533,37 @@ describe('a cancel', () => {
       'clock',
     )
     expect(t.stored()).toEqual(record())
+  })
+})
+
+describe('a credential of the caller’s own', () => {
+  it.each([
+    ['throws', () => Promise.reject(new Error('no card in the reader'))],
+    ['gives nothing', () => Promise.resolve(null as never)],
+  ])('that %s ends in one DpsError', async (_, load) => {
+    const t = scene({ store: withRecord() })
+    const call = provision({ ...t.options, credential: { load } })
+    const error = await expectDpsError(call, 'TRANSPORT_FAILED', 'config')
+    expect(error.cause).toBeInstanceOf(Error)
+    expect(t.store.calls).toEqual([])
+  })
+
+  it('that has an id which no service takes is refused', async () => {
+    const t = scene({ identity: () => ({ ...identityOf(), registrationId: 'a/b' }) })
+    await expectDpsError(provision(t.options), 'OPTION_INVALID', 'config')
+  })
+
+  it('that hangs is not waited for, and can be cancelled', async () => {
+    const load = () => new Promise<never>(() => {})
+    const t = scene()
+    const call = provision({ ...t.options, credential: { load }, timeoutMs: 5000 })
+    t.clock.advance(5000)
+    await expectDpsError(call, 'TIMEOUT', 'config')
+    const controller = new AbortController()
+    const other = provision({ ...t.options, credential: { load }, signal: controller.signal })
+    controller.abort('off')
+    await expectDpsError(other, 'CANCELLED', 'store')
+    expect(t.clock.pending).toBe(0)
   })
 })
 

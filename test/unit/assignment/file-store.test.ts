@@ -130,6 +130,26 @@ describe('fileStore', () => {
     expect(readdirSync(path).sort()).toEqual(stays.sort())
   })
 
+  it('writes again where another writer, in a container of its own, took its file for a stray one', async () => {
+    const path = folder()
+    let written = false
+    const writing = fileStore(join(path, 'a'))
+      .write(NEW)
+      .finally(() => {
+        written = true
+      })
+    let removed = 0
+    while (!written) {
+      for (const name of readdirSync(path)) {
+        if (name.endsWith('.tmp') && removed++ === 0) rmSync(join(path, name))
+      }
+      await new Promise(setImmediate)
+    }
+    await writing
+    expect(removed).toBeGreaterThan(0)
+    expect(readdirSync(path)).toEqual(['a'])
+  })
+
   it('lets the last of many writers in one process win, with nothing mixed and nothing left', async () => {
     const path = folder()
     const store = fileStore(join(path, 'a'))
