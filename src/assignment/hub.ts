@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto'
 import type { PeerCertificate } from 'node:tls'
 import { version } from '../../package.json'
 import { type Clock, systemClock } from '../clock.ts'
-import type { Credential, Identity, TlsIdentity } from '../credential/credential.ts'
+import type { Credential, Identity } from '../credential/credential.ts'
 import { DpsError } from '../errors.ts'
 import type { TlsOptions, TrustOptions } from '../options/options.ts'
 import { checkMs, port as checkPort, hostName, object, refuseUnknown, token } from '../options/resolve.ts'
@@ -15,6 +15,7 @@ import {
   hubUserName,
 } from '../protocol/hub-address.ts'
 import { isHubHost, isHubIdentity } from '../protocol/hub-names.ts'
+import { IDENTITY_FIELDS, policyOptions } from '../tls/context.ts'
 import { hostNameFault, serverNameOf } from '../tls/identity.ts'
 import { checkIdentityAgainstPolicy, resolvePolicy, type TlsPolicy } from '../tls/policy.ts'
 
@@ -172,15 +173,6 @@ export const HUB_OPTION_NAMES: ReadonlySet<string> = new Set([
 
 const MAX_KEEP_ALIVE_S = 1177
 const DAY_S = 86_400
-const IDENTITY_FIELDS = [
-  'cert',
-  'key',
-  'passphrase',
-  'pfx',
-  'privateKeyEngine',
-  'privateKeyIdentifier',
-  'clientCertEngine',
-] as const satisfies readonly (keyof TlsIdentity)[]
 
 /** Not printed: a PKCS#11 URI may carry a PIN. */
 const SECRET_FIELDS: ReadonlySet<string> = new Set([
@@ -319,12 +311,7 @@ function tlsOptions(host: string, policy: TlsPolicy, identity: Identity): HubTls
     if (value !== undefined) own[field] = typeof value === 'string' ? value : Buffer.from(value)
   }
   return withoutSecretsInPrint<HubTlsOptions>({
-    minVersion: policy.minVersion,
-    maxVersion: policy.maxVersion,
-    ciphers: policy.ciphers,
-    ecdhCurve: policy.ecdhCurve,
-    sigalgs: policy.sigalgs,
-    ca: policy.anchors.map((anchor) => anchor.pem),
+    ...policyOptions(policy),
     servername: serverNameOf(host),
     rejectUnauthorized: true,
     checkServerIdentity: (_, certificate) => hostNameFault(new X509Certificate(certificate.raw), host),

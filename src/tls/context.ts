@@ -13,7 +13,7 @@ let hits = 0
 let misses = 0
 
 /** The fields that reach OpenSSL. Listed, so that nothing else in a credential's object can change the policy. */
-const IDENTITY_FIELDS = [
+export const IDENTITY_FIELDS = [
   'cert',
   'key',
   'passphrase',
@@ -76,15 +76,20 @@ function contextKey(identity: Identity, policy: TlsPolicy): string {
   return identity.tls === undefined ? policy.id : `${identityKey(identity)} ${policy.id}`
 }
 
-function build(identity: Identity, policy: TlsPolicy): SecureContext {
-  const options: SecureContextOptions = {
+/** The policy as Node takes it. */
+export function policyOptions(policy: TlsPolicy) {
+  return {
     ca: policy.anchors.map((anchor) => anchor.pem),
     ciphers: policy.ciphers,
     ecdhCurve: policy.ecdhCurve,
     sigalgs: policy.sigalgs,
     minVersion: policy.minVersion,
     maxVersion: policy.maxVersion,
-  }
+  } satisfies SecureContextOptions
+}
+
+function build(identity: Identity, policy: TlsPolicy): SecureContext {
+  const options: SecureContextOptions = policyOptions(policy)
   const own: Record<string, unknown> = {}
   for (const field of IDENTITY_FIELDS) {
     const value = identity.tls?.[field]
