@@ -6,18 +6,21 @@ import {
   type Enrollments,
   type IndividualEnrollment,
 } from './enrollments.ts'
-import { FaultScript, type Faults } from './faults.ts'
+import { FaultScript, type Faults, type IssueFault } from './faults.ts'
+import { strike } from './fronts/exchange.ts'
 import { httpFront } from './fronts/http.ts'
 import { type EmulatorTlsOptions, Listener, type ServerCertificate } from './fronts/listener.ts'
 import { mqttFront } from './fronts/mqtt.ts'
 import { webSocketFront } from './fronts/websocket.ts'
 import { hubFront, LARGEST_HUB_FRAME } from './hub/front.ts'
 import { type EmulatedHub, HubService } from './hub/hub.ts'
+import { type Issuance, IssuingAuthority } from './issuance/authority.ts'
 import { type EmulatorEvent, type EmulatorLog, Journal } from './journal.ts'
 import {
   createPki,
   type DeviceCertificate,
   type DeviceCertificateOptions,
+  der,
   issueCertificate,
   issueDeviceCertificate,
   type Pki,
@@ -134,6 +137,8 @@ export interface Emulator {
   readonly registrations: Registrations
   /** The hubs that devices are assigned to. */
   readonly hub: EmulatedHub
+  /** The certificate authority that answers certificate signing requests. */
+  readonly issuance: Issuance
   readonly faults: Faults
   readonly log: EmulatorLog
   /** Number of connections open now. */
@@ -227,10 +232,18 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   const { polls = 1, retryAfterSeconds = 3 } = options.assigning ?? {}
   const hubs = [...(options.hubs ?? ['emulated-hub.azure-devices.net'])]
   const gateways = new Set((options.gateways ?? []).map((name) => name.toLowerCase()))
+  const authority = new IssuingAuthority({
+    der: await der(),
+    clock,
+    onIssued: (certificate) => journal.emit({ type: 'certificate-issued', certificate }),
+  })
+  const issueFaults = (registrationId: string, connectionId: number): readonly IssueFault[] =>
+    strike({ faults, journal }, { id: connectionId }, 'issue', registrationId)
   const hub = new HubService({
     clock,
     hubs,
     logSize,
+    authority,
     onTelemetry: (message) => journal.emit({ type: 'telemetry', message }),
   })
   const service = new ProvisioningService({
@@ -243,6 +256,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     pollLimit: options.pollLimit ?? false,
     disabledEnrollment: options.disabledEnrollment ?? 'refuse',
     concurrentRegistrations: options.concurrentRegistrations ?? 'conflict',
+    authority,
+    issueFaults,
     onRegistration: (registration, credential) => {
       hub.assign(registration.deviceId, registration.assignedHub, credential)
       journal.emit({ type: 'registration', registration })
@@ -324,6 +339,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       forget: (registrationId?: string) => service.forget(registrationId),
     }),
     hub: hub as EmulatedHub,
+    issuance: authority as Issuance,
     faults,
     log: journal,
     get openConnections() {

@@ -11,6 +11,8 @@ import type { ScriptedOutcome, ServiceReply } from './service.ts'
  * On a connection to a hub, in place of those of a registration: CONNECT and SUBSCRIBE read (`hub-connect`,
  * `hub-subscribe`), telemetry read and not recorded yet (`telemetry`), recorded and not acknowledged yet
  * (`telemetry-ack`), request about the twin read (`twin`), answer to it ready (`twin-reply`), PINGREQ read (`ping`).
+ *
+ * `issue`: a certificate is about to be issued, in a registration or at a hub.
  */
 export type FaultStep =
   | 'accept'
@@ -25,6 +27,7 @@ export type FaultStep =
   | 'poll-reply'
   | 'lookup'
   | 'lookup-reply'
+  | 'issue'
   | 'hub-connect'
   | 'hub-subscribe'
   | 'telemetry'
@@ -119,6 +122,27 @@ export type LookupReplyFault =
   | { cut: number; closeNotify?: boolean }
   | { oversize: number }
 
+/**
+ * Lies about a certificate that is issued, each alone or several at once. `wrong-key`: it holds another public key.
+ * `wrong-name`: its common name is another. `broken-chain`: another key than the issuing CA's signed it. `no-chain`:
+ * null in place of the chain, and nothing issued. `leaf-only`: the chain is the leaf alone. `reversed`: the root comes
+ * first. `pem`: every element is base64 of PEM text. `duplicate`: the leaf comes twice. `with-unrelated`: a CA that has
+ * to do with nothing stands in it. `garbage`: base64 of no certificate stands for the leaf.
+ */
+export type IssueFault =
+  | 'wrong-key'
+  | 'wrong-name'
+  | 'broken-chain'
+  | 'expired'
+  | 'not-yet-valid'
+  | 'no-chain'
+  | 'leaf-only'
+  | 'reversed'
+  | 'pem'
+  | 'duplicate'
+  | 'with-unrelated'
+  | 'garbage'
+
 /** What may be done at each step. */
 export interface FaultActions {
   accept: ConnectionFault | RawFault
@@ -136,6 +160,7 @@ export interface FaultActions {
   'poll-reply': ReplyStepFault
   lookup: ConnectionFault | RawFault | ReplyFault
   'lookup-reply': LookupReplyFault
+  issue: IssueFault
   /** `refuse`: CONNACK with this return code, then close. */
   'hub-connect': ConnectionFault | RawFault | { refuse: number }
   /** `refuse`: SUBACK with 0x80. */
@@ -219,6 +244,21 @@ const LOOKUP_REPLY = [
 ]
 const REPLY = [...LOOKUP_REPLY, 'outcome', 'wrong-rid', 'duplicate', 'no-operation-id']
 
+const ISSUE = [
+  'wrong-key',
+  'wrong-name',
+  'broken-chain',
+  'expired',
+  'not-yet-valid',
+  'no-chain',
+  'leaf-only',
+  'reversed',
+  'pem',
+  'duplicate',
+  'with-unrelated',
+  'garbage',
+]
+
 const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   accept: CONNECTION,
   'client-hello': CONNECTION,
@@ -232,6 +272,7 @@ const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   'poll-reply': REPLY,
   lookup: [...CONNECTION, 'reply'],
   'lookup-reply': LOOKUP_REPLY,
+  issue: ISSUE,
   'hub-connect': [...CONNECTION, 'refuse'],
   'hub-subscribe': [...CONNECTION, 'refuse'],
   telemetry: CONNECTION,

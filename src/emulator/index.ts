@@ -27,6 +27,7 @@ export type {
   FaultSpec,
   FaultStep,
   Faults,
+  IssueFault,
   LookupReplyFault,
   RawContext,
   RawFault,
@@ -54,6 +55,12 @@ export type {
 } from './hub/hub.ts'
 export type { MessageProperties } from './hub/topics.ts'
 export type { TwinDocument, TwinProperties, TwinSide } from './hub/twin.ts'
+export type {
+  Issuance,
+  IssuanceCurve,
+  IssuancePolicy,
+  IssuedCertificateInfo,
+} from './issuance/authority.ts'
 export type {
   ConnectionRecord,
   EmulatorEvent,

@@ -2,8 +2,9 @@ import { createHmac, randomUUID, timingSafeEqual, X509Certificate } from 'node:c
 import type { Clock } from '../../clock.ts'
 import { DpsError } from '../../errors.ts'
 import { type EnrollmentKeys, generateSymmetricKey, type SymmetricKeyAttestation } from '../enrollments.ts'
+import type { IssuingAuthority } from '../issuance/authority.ts'
 import type { DeviceCredential, PresentedCertificate, RefusalReason } from '../service.ts'
-import { parseSas } from '../service.ts'
+import { commonName, parseSas } from '../service.ts'
 import {
   commandTopic,
   desiredTopic,
@@ -203,6 +204,8 @@ export interface HubDevice extends HubPrincipal {
   readonly hub: string
   keys: readonly Buffer[] | undefined
   fingerprints: readonly string[]
+  /** Whether certificates that were issued for it are accepted. */
+  issued: boolean
   enabled: boolean
   twin: TwinDocument
   commands: Command[]
@@ -236,6 +239,7 @@ export interface HubSettings {
   readonly clock: Clock
   readonly hubs: readonly string[]
   readonly logSize: number
+  readonly authority: IssuingAuthority
   readonly onTelemetry: (message: TelemetryRecord) => void
 }
 
@@ -470,17 +474,19 @@ export class HubService implements EmulatedHub {
 
   /** Enters a device as it was assigned; what an earlier hub knew of it goes along, or is dropped. */
   assign(deviceId: string, hub: string, credential: DeviceCredential): void {
-    const { keys, fingerprints, movedFrom } = credential
+    const { keys, fingerprints, issued, movedFrom } = credential
     const earlier =
       movedFrom === undefined ? undefined : this.#devices.get(keyOf(movedFrom.hub, deviceId, undefined))
     if (earlier !== undefined) this.#remove(earlier, 'moved')
     const existing = this.#devices.get(keyOf(hub, deviceId, undefined))
     if (existing === undefined) {
       const device = this.#put(hub, deviceId, undefined, { keys, fingerprints })
+      device.issued = issued || earlier?.issued === true
       if (earlier !== undefined && movedFrom?.data === 'migrate') device.twin = earlier.twin
     } else {
       existing.keys = keys
       existing.fingerprints = fingerprints
+      existing.issued ||= issued
     }
   }
 
@@ -628,9 +634,17 @@ export class HubService implements EmulatedHub {
     device: HubDevice,
     presented: PresentedCertificate | undefined,
   ): { expiresAt: undefined } | RefusalReason {
-    if (presented === undefined || device.keys !== undefined) return 'credential-missing'
+    if (presented === undefined) return 'credential-missing'
     const { leaf } = presented
-    if (!device.fingerprints.includes(leaf.fingerprint256)) return 'certificate-unknown'
+    const issued = device.issued ? this.#settings.authority.find(leaf.fingerprint256) : undefined
+    if (issued === undefined && device.keys !== undefined) return 'credential-missing'
+    if (issued?.revokedAt !== undefined) return 'certificate-revoked'
+    const known =
+      issued === undefined
+        ? device.fingerprints.includes(leaf.fingerprint256)
+        : issued.deviceId === device.deviceId && device.moduleId === undefined
+    if (!known) return 'certificate-unknown'
+    if (issued !== undefined && commonName(leaf) !== issued.registrationId) return 'certificate-name-wrong'
     const now = this.#settings.clock.now()
     if (Date.parse(leaf.validTo) < now) return 'certificate-expired'
     return Date.parse(leaf.validFrom) > now ? 'certificate-not-yet-valid' : { expiresAt: undefined }
@@ -650,6 +664,7 @@ export class HubService implements EmulatedHub {
       deviceId,
       moduleId,
       ...proof,
+      issued: false,
       enabled: true,
       twin: emptyTwin(),
       commands: [],
