@@ -1,4 +1,4 @@
-import { type Clock, systemClock } from '../clock.ts'
+import { type Clock, MAX_TIMER_MS, systemClock } from '../clock.ts'
 import { DpsError } from '../errors.ts'
 import {
   EnrollmentBook,
@@ -41,6 +41,14 @@ export interface AssigningOptions {
   retryAfterSeconds?: number | null
 }
 
+/** How the hubs renew issued certificates (preview). */
+export interface HubRenewalOptions {
+  /** From 202 to the certificate, ms. Default 50; 0 for at once. */
+  delayMs?: number
+  /** False answers 403010, as a hub does whose tier lacks the feature. Default true. */
+  supported?: boolean
+}
+
 export interface EmulatorOptions {
   /**
    * Port to listen on, or several that serve alike: MQTT, MQTT over WebSocket and HTTPS are told apart by what the
@@ -70,6 +78,7 @@ export interface EmulatorOptions {
    */
   gateways?: readonly string[]
   assigning?: AssigningOptions
+  hubRenewal?: HubRenewalOptions
   /** Answer 429 to more than 5 polls in 10 s of one device, as the service does. Default false. */
   pollLimit?: boolean
   /**
@@ -182,6 +191,9 @@ function checkOptions(options: EmulatorOptions): void {
   if (retryAfterSeconds !== null && !whole(retryAfterSeconds, Number.MAX_SAFE_INTEGER)) {
     throw invalid('`assigning.retryAfterSeconds` must be an integer of at least 0, or null')
   }
+  if (!whole(options.hubRenewal?.delayMs ?? 0, MAX_TIMER_MS)) {
+    throw invalid(`\`hubRenewal.delayMs\` must be an integer from 0 to ${MAX_TIMER_MS}`)
+  }
   if (!whole(options.logSize ?? 0, 10_000_000)) {
     throw invalid('`logSize` must be an integer from 0 to 10000000')
   }
@@ -239,11 +251,16 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   })
   const issueFaults = (registrationId: string, connectionId: number): readonly IssueFault[] =>
     strike({ faults, journal }, { id: connectionId }, 'issue', registrationId)
+  const { delayMs: renewalDelayMs = 50 } = options.hubRenewal ?? {}
   const hub = new HubService({
     clock,
     hubs,
     logSize,
     authority,
+    enrollments,
+    issueFaults,
+    renewalDelayMs,
+    renewalSupported: options.hubRenewal?.supported ?? true,
     onTelemetry: (message) => journal.emit({ type: 'telemetry', message }),
   })
   const service = new ProvisioningService({
@@ -360,6 +377,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     }),
     unref: () => listener.unref(),
     close: () => {
+      hub.renewals.close()
       closing ??= listener.close()
       return closing
     },

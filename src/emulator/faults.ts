@@ -10,7 +10,8 @@ import type { ScriptedOutcome, ServiceReply } from './service.ts'
  *
  * On a connection to a hub, in place of those of a registration: CONNECT and SUBSCRIBE read (`hub-connect`,
  * `hub-subscribe`), telemetry read and not recorded yet (`telemetry`), recorded and not acknowledged yet
- * (`telemetry-ack`), request about the twin read (`twin`), answer to it ready (`twin-reply`), PINGREQ read (`ping`).
+ * (`telemetry-ack`), request about the twin read (`twin`), answer to it ready (`twin-reply`), request for a certificate
+ * read (`renew`), 202 ready (`renew-accepted`), its answer ready (`renew-reply`), PINGREQ read (`ping`).
  *
  * `issue`: a certificate is about to be issued, in a registration or at a hub.
  */
@@ -34,6 +35,9 @@ export type FaultStep =
   | 'telemetry-ack'
   | 'twin'
   | 'twin-reply'
+  | 'renew'
+  | 'renew-accepted'
+  | 'renew-reply'
   | 'ping'
 
 /**
@@ -171,6 +175,15 @@ export interface FaultActions {
   twin: ConnectionFault | RawFault
   /** `silence` withholds this answer and no other. */
   'twin-reply': TwinReplyFault
+  /** `ignore`: this request gets no answer, and the connection goes on. */
+  renew: ConnectionFault | RawFault | ReplyFault | 'ignore'
+  /** `silence` withholds this answer and no other. */
+  'renew-accepted': RenewalReplyFault
+  /**
+   * `silence` withholds this answer for good, and the request is done. `bare-array`: the list of certificates is the
+   * whole body. `late`: it comes so many ms later; with Infinity never, and the request stays pending.
+   */
+  'renew-reply': RenewalReplyFault | 'bare-array' | { late: number }
   ping: ConnectionFault | RawFault
 }
 
@@ -179,6 +192,19 @@ export interface FaultActions {
  * its fields those that make an answer over MQTT: `status`, `body`, `topic`.
  */
 export type TwinReplyFault = ConnectionFault | RawFault | ReplyFault | 'wrong-rid' | 'duplicate'
+
+/**
+ * Faults of an answer to a request for a certificate. Of a `reply`, what makes an answer over MQTT: `status`,
+ * `errorCode`, `message`, `body`, `topic`. After the end of a connection the answer is still to come on the next one.
+ */
+export type RenewalReplyFault =
+  | ConnectionFault
+  | RawFault
+  | ReplyFault
+  | 'wrong-rid'
+  | 'duplicate'
+  | { truncate: number }
+  | { oversize: number }
 
 export type FaultSpec = {
   [Step in FaultStep]: {
@@ -259,6 +285,8 @@ const ISSUE = [
   'garbage',
 ]
 
+const RENEWAL_REPLY = [...CONNECTION, 'reply', 'wrong-rid', 'duplicate', 'truncate', 'oversize']
+
 const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   accept: CONNECTION,
   'client-hello': CONNECTION,
@@ -279,12 +307,15 @@ const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   'telemetry-ack': [...CONNECTION, 'no-puback'],
   twin: CONNECTION,
   'twin-reply': [...CONNECTION, 'reply', 'wrong-rid', 'duplicate'],
+  renew: [...CONNECTION, 'reply', 'ignore'],
+  'renew-accepted': RENEWAL_REPLY,
+  'renew-reply': [...RENEWAL_REPLY, 'bare-array', 'late'],
   ping: CONNECTION,
 }
 
 const OF_MQTT: readonly string[] = ['no-puback', 'reply-before-puback', 'wrong-rid', 'duplicate']
 
-const NAMED_BY_KEY = ['raw', 'reply', 'outcome', 'refuse', 'truncate', 'cut', 'oversize']
+const NAMED_BY_KEY = ['late', 'raw', 'reply', 'outcome', 'refuse', 'truncate', 'cut', 'oversize']
 
 /** The name an action goes by in events and messages. */
 export function actionName(action: AnyAction): string {

@@ -4,6 +4,7 @@ export type {
   EmulatorClientOptions,
   EmulatorHubOptions,
   EmulatorOptions,
+  HubRenewalOptions,
   Registrations,
 } from './emulator.ts'
 export { startEmulator } from './emulator.ts'
@@ -31,6 +32,7 @@ export type {
   LookupReplyFault,
   RawContext,
   RawFault,
+  RenewalReplyFault,
   ReplyFault,
   ReplyStepFault,
   RequestDelivery,

@@ -117,6 +117,8 @@ export interface Registration {
 
 /** What the hub is told of a device that is assigned to it. */
 export interface DeviceCredential {
+  readonly registrationId: string
+  readonly enrollment: EnrollmentRef
   /** Symmetric keys, primary and secondary. */
   readonly keys: readonly Buffer[] | undefined
   /** SHA-256 fingerprints of its certificates. */
@@ -445,6 +447,8 @@ export class ProvisioningService {
     // From then on it is not the credential of the registration that counts at the hub.
     const issued = (chain ?? undefined) !== undefined || session.issued
     this.#settings.onRegistration(registration, {
+      registrationId,
+      enrollment: enrollment.ref,
       keys: issued ? undefined : deviceKeys(enrollment, registrationId),
       fingerprints: issued ? [] : fingerprintsOf(session),
       issued,
@@ -610,7 +614,7 @@ function parseBody(
     : "The field 'registrationId' must equal the registration id that was authenticated."
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
+export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 

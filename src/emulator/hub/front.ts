@@ -1,8 +1,11 @@
 import { generate, type IConnectPacket, type IPublishPacket, type Packet } from 'mqtt-packet'
+import { alter, type FaultActions, outgoing, type ReplyStepFault, waitsForAnotherFront } from '../faults.ts'
 import { performAll, strike } from '../fronts/exchange.ts'
 import type { Front, FrontConnection } from '../fronts/listener.ts'
 import { CONNACK, MqttServer, type MqttServerSettings, publishPacket } from '../fronts/mqtt-server.ts'
+import type { ServiceReply } from '../service.ts'
 import type { HubDevice, HubDisconnect, HubEnding, HubLink, HubService } from './hub.ts'
+import { type RenewalAnswer, type RenewalDelivery, renewalTopic } from './renewal.ts'
 import { readFilter, readPublish, twinResponseTopic } from './topics.ts'
 
 export interface HubFrontSettings extends MqttServerSettings {
@@ -26,6 +29,8 @@ export function hubFront(settings: HubFrontSettings): Front {
 
 class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
   #device: HubDevice | undefined
+  #apiVersion = ''
+  #x509 = false
   #will: IConnectPacket['will']
   #cancelExpiry: () => void = () => undefined
 
@@ -90,7 +95,7 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
       this.refuse(REFUSALS[result.reason] ?? CONNACK.NOT_AUTHORIZED)
       return
     }
-    const { device, expiresAt } = result
+    const { device, expiresAt, apiVersion } = result
     if (packet.will !== undefined) {
       const will = readPublish(device, packet.will.topic)
       if (typeof will === 'string' || will.kind !== 'telemetry' || packet.will.qos === 2) {
@@ -100,6 +105,8 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
     }
     this.#will = packet.will
     this.#device = device
+    this.#apiVersion = apiVersion
+    this.#x509 = expiresAt === undefined
     if (expiresAt !== undefined) {
       this.#cancelExpiry = clock.after(expiresAt - clock.now(), () => this.endBy('token-expired'))
     }
@@ -176,6 +183,7 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
     })
     this.send({ cmd: 'suback', messageId, granted })
     this.settings.hub.deliverCommands(device)
+    this.settings.hub.renewals.deliver(device)
   }
 
   #publish(packet: IPublishPacket): void {
@@ -210,6 +218,8 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
     if (packet.qos === 1) this.send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
     if (said.kind === 'method-response') {
       this.settings.hub.answerMethod(device, said.rid, said.status, Buffer.from(body))
+    } else if (said.kind === 'renewal') {
+      this.#renew(said.rid, Buffer.from(body))
     } else if (said.kind !== 'telemetry') {
       if (this.#struck('twin')) return
       if (said.kind === 'twin-get') this.#answer(said.rid, 200, this.settings.hub.readTwin(device))
@@ -247,6 +257,78 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
       this.log(packet)
       this.write(generate(packet), false)
     }
+  }
+
+  #renew(rid: string | undefined, body: Buffer): void {
+    const { hub, journal } = this.settings
+    const { record } = this.connection
+    const device = this.#device!
+    const context = { rid: rid ?? '', registrationId: record.registrationId ?? '' }
+    const actions = strike(this.settings, record, 'renew', record.registrationId, (action) =>
+      waitsForAnotherFront('mqtt', action),
+    )
+    if (performAll(this.connection, actions, context) || actions.includes('ignore')) return
+    if (rid === undefined) {
+      const rule = 'A certificate is asked for with one `$rid`: 4 to 36 letters, digits and inner dashes.'
+      journal.emit({ type: 'violation', connectionId: this.connectionId, rule })
+      return
+    }
+    if (actions.length > 0) {
+      const reply = hub.renewals.error(500, 500_001, 'Scripted error.')
+      this.#sendRenewal(rid, reply, actions)
+      return
+    }
+    const reply = hub.renewals.ask(device, this, {
+      rid,
+      body,
+      apiVersion: this.#apiVersion,
+      x509: this.#x509,
+    })
+    const told =
+      reply.status === 202 ? strike(this.settings, record, 'renew-accepted', context.registrationId) : []
+    const silenced = told.includes('silence') || performAll(this.connection, told, context)
+    if (!silenced) this.#sendRenewal(rid, reply, told)
+    hub.renewals.proceed(device)
+  }
+
+  answerRenewal({ rid, reply, again, held }: RenewalAnswer): RenewalDelivery {
+    const { record } = this.connection
+    if (this.connection.mute) return 'kept'
+    const actions = strike(
+      this.settings,
+      record,
+      'renew-reply',
+      record.registrationId,
+      (action) => held && typeof action === 'object' && 'late' in action,
+    )
+    if (actions.includes('silence')) return 'done'
+    const late = actions.find((action) => typeof action === 'object' && 'late' in action)
+    if (late !== undefined) return late
+    if (performAll(this.connection, actions, { rid, registrationId: record.registrationId ?? '' })) {
+      return this.connection.mute ? 'kept' : 'done'
+    }
+    return this.#sendRenewal(rid, reply, actions, again) ?? 'done'
+  }
+
+  /** Returns the packet id at QoS 1. An answer reaches a subscriber only. */
+  #sendRenewal(
+    rid: string,
+    reply: ServiceReply,
+    actions: readonly FaultActions['renew' | 'renew-reply'][],
+    again = false,
+  ): number | undefined {
+    const qos = this.#device!.subscriptions.get('credentials')
+    if (qos === undefined || this.connection.mute) return undefined
+    const context = { rid, registrationId: this.connection.record.registrationId ?? '' }
+    const { renewals } = this.settings.hub
+    const maker = { error: renewals.error.bind(renewals), ended: () => ({}) }
+    const out = outgoing(reply, rid)
+    if (actions.includes('bare-array')) out.body = Buffer.from(JSON.stringify(reply.body.certificates ?? []))
+    for (const action of actions) alter(out, action as ReplyStepFault, context, maker)
+    const topic = out.topic ?? renewalTopic(out.status, out.rid)
+    let packetId: number | undefined
+    for (let copy = 0; copy < out.copies; copy += 1) packetId = this.publish(topic, out.body, qos, again)
+    return packetId
   }
 
   #struck(step: 'telemetry' | 'twin' | 'ping'): boolean {

@@ -1,10 +1,14 @@
 import { createHmac, randomUUID, timingSafeEqual, X509Certificate } from 'node:crypto'
-import type { Clock } from '../../clock.ts'
 import { DpsError } from '../../errors.ts'
-import { type EnrollmentKeys, generateSymmetricKey, type SymmetricKeyAttestation } from '../enrollments.ts'
-import type { IssuingAuthority } from '../issuance/authority.ts'
+import {
+  type EnrollmentKeys,
+  type EnrollmentRef,
+  generateSymmetricKey,
+  type SymmetricKeyAttestation,
+} from '../enrollments.ts'
 import type { DeviceCredential, PresentedCertificate, RefusalReason } from '../service.ts'
 import { commonName, parseSas } from '../service.ts'
+import { type RenewalAnswer, type RenewalDelivery, type RenewalSettings, Renewals } from './renewal.ts'
 import {
   commandTopic,
   desiredTopic,
@@ -187,6 +191,7 @@ export interface HubLink {
   /** Sends a PUBLISH; returns its packet id, or undefined at QoS 0. */
   publish(topic: string, body: Uint8Array, qos: 0 | 1, dup?: boolean): number | undefined
   endBy(reason: HubEnding, how?: HubDisconnect): void
+  answerRenewal(answer: RenewalAnswer): RenewalDelivery
 }
 
 interface Command {
@@ -206,6 +211,8 @@ export interface HubDevice extends HubPrincipal {
   fingerprints: readonly string[]
   /** Whether certificates that were issued for it are accepted. */
   issued: boolean
+  /** What the provisioning service knows it by, where it was assigned. */
+  registration: { readonly registrationId: string; readonly enrollment: EnrollmentRef } | undefined
   enabled: boolean
   twin: TwinDocument
   commands: Command[]
@@ -232,14 +239,13 @@ export type HubAuthentication =
       readonly device: HubDevice
       /** Wall clock, ms, when the token ends; undefined with a certificate. */
       readonly expiresAt: number | undefined
+      readonly apiVersion: string
     }
   | { readonly ok: false; readonly reason: RefusalReason; readonly clientId: string }
 
-export interface HubSettings {
-  readonly clock: Clock
+export interface HubSettings extends RenewalSettings {
   readonly hubs: readonly string[]
   readonly logSize: number
-  readonly authority: IssuingAuthority
   readonly onTelemetry: (message: TelemetryRecord) => void
 }
 
@@ -281,10 +287,12 @@ export class HubService implements EmulatedHub {
   readonly #messages: TelemetryRecord[] = []
   readonly #waiting = new Set<() => void>()
   readonly telemetry: Telemetry
+  readonly renewals: Renewals
   #received = 0
 
   constructor(settings: HubSettings) {
     this.#settings = settings
+    this.renewals = new Renewals(settings)
     const received = (): number => this.#received
     this.telemetry = Object.freeze({
       get received() {
@@ -488,6 +496,9 @@ export class HubService implements EmulatedHub {
       existing.fingerprints = fingerprints
       existing.issued ||= issued
     }
+    const device = this.#devices.get(keyOf(hub, deviceId, undefined))!
+    const { registrationId, enrollment } = credential
+    device.registration = { registrationId, enrollment }
   }
 
   // What connections do.
@@ -502,7 +513,8 @@ export class HubService implements EmulatedHub {
     const fields = query === undefined ? undefined : readUserNameQuery(query)
     if (hub === undefined || deviceId === undefined || fields === undefined)
       return refuse('user-name-malformed')
-    if (!API_VERSIONS.has(fields.get('api-version') ?? '')) return refuse('api-version-unknown')
+    const apiVersion = fields.get('api-version') ?? ''
+    if (!API_VERSIONS.has(apiVersion)) return refuse('api-version-unknown')
     if (request.clientId !== (moduleId === undefined ? deviceId : `${deviceId}/${moduleId}`)) {
       return refuse('client-id-wrong')
     }
@@ -516,7 +528,7 @@ export class HubService implements EmulatedHub {
         : this.#checkSas(device, request.sas)
     if (typeof verdict === 'string') return refuse(verdict)
     if (!device.enabled) return refuse('device-disabled')
-    return { ok: true, device, expiresAt: verdict.expiresAt }
+    return { ok: true, device, apiVersion, expiresAt: verdict.expiresAt }
   }
 
   /** Makes this the device's only connection; true if it goes on where an earlier one ended. */
@@ -528,7 +540,7 @@ export class HubService implements EmulatedHub {
       device.subscriptions.clear()
       for (const command of device.commands.splice(0)) command.settle('discarded')
     }
-    for (const name of ['methods', 'twin-responses', 'twin-desired'] as const) {
+    for (const name of ['methods', 'twin-responses', 'twin-desired', 'credentials'] as const) {
       // Only that of commands outlives a connection.
       device.subscriptions.delete(name)
     }
@@ -572,6 +584,7 @@ export class HubService implements EmulatedHub {
   acknowledge(device: HubDevice, link: HubLink, packetId: number): void {
     const command = device.commands.find(({ sent }) => sent?.link === link && sent.packetId === packetId)
     if (command !== undefined) this.#settle(device, command, 'acknowledged')
+    else this.renewals.acknowledge(device, link, packetId)
   }
 
   answerMethod(device: HubDevice, rid: string, status: number, body: Buffer): void {
@@ -644,7 +657,9 @@ export class HubService implements EmulatedHub {
         ? device.fingerprints.includes(leaf.fingerprint256)
         : issued.deviceId === device.deviceId && device.moduleId === undefined
     if (!known) return 'certificate-unknown'
-    if (issued !== undefined && commonName(leaf) !== issued.registrationId) return 'certificate-name-wrong'
+    if (issued !== undefined && ![issued.registrationId, issued.deviceId].includes(commonName(leaf) ?? '')) {
+      return 'certificate-name-wrong'
+    }
     const now = this.#settings.clock.now()
     if (Date.parse(leaf.validTo) < now) return 'certificate-expired'
     return Date.parse(leaf.validFrom) > now ? 'certificate-not-yet-valid' : { expiresAt: undefined }
@@ -665,6 +680,7 @@ export class HubService implements EmulatedHub {
       moduleId,
       ...proof,
       issued: false,
+      registration: undefined,
       enabled: true,
       twin: emptyTwin(),
       commands: [],
@@ -679,6 +695,7 @@ export class HubService implements EmulatedHub {
   #remove(device: HubDevice, reason: HubEnding): void {
     this.#devices.delete(keyOf(device.hub, device.deviceId, device.moduleId))
     device.link?.endBy(reason)
+    this.renewals.drop(device)
     for (const command of device.commands.splice(0)) command.settle('discarded')
   }
 

@@ -160,7 +160,7 @@ export class IssuingAuthority implements Issuance {
     const keyPem = faults.includes('broken-chain') ? this.#authority('Thief').keyPem : ca.keyPem
     const { certPem } = this.#sign(
       {
-        subject: faults.includes('wrong-name') ? `not-${registrationId}`.slice(0, 64) : registrationId,
+        subject: faults.includes('wrong-name') ? `not-${csr.commonName}`.slice(0, 64) : csr.commonName,
         issuer: { certPem: ca.certPem, keyPem },
         notBefore: new Date(from),
         notAfter: new Date(until),

@@ -5,6 +5,7 @@ import type { IssuanceCurve, IssuancePolicy } from './authority.ts'
 
 /** A certificate signing request that is what it says. */
 export interface Csr {
+  readonly commonName: string
   readonly publicKey: KeyObject
   /** As it was sent. */
   readonly text: string
@@ -45,6 +46,7 @@ export function readCsr(
   }
   const malformed = 'A certificate signing request is PKCS#10 in DER [RFC 2986].'
   let publicKey: KeyObject
+  let commonName: string | undefined
   let info: Asn1.Asn1 | undefined
   let outer: Asn1.Asn1[]
   try {
@@ -70,17 +72,18 @@ export function readCsr(
       .flatMap((set) => children(set))
       .filter((attribute) => der.dotted(children(attribute)[0]) === OID.commonName)
       .map((attribute) => Buffer.from(String(children(attribute)[1]?.value), 'latin1').toString('utf8'))
-    if (commonNames.length !== 1 || !names.includes(commonNames[0]!)) {
+    commonName = commonNames.find((name) => names.includes(name))
+    if (commonNames.length !== 1 || commonName === undefined) {
       return `The subject's only common name must be ${names.map((name) => `'${name}'`).join(' or ')}.`
     }
-    if (commonNames[0]!.length > LONGEST_NAME) {
+    if (commonName.length > LONGEST_NAME) {
       return `A common name is at most ${LONGEST_NAME} characters [X.520].`
     }
   } catch {
     return malformed
   }
   const refusal = checkKey(publicKey, policy)
-  return refusal ?? { publicKey, text }
+  return refusal ?? { commonName, publicKey, text }
 }
 
 function checkKey(
