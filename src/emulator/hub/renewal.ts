@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../clock.ts'
 import type { EnrollmentBook } from '../enrollments.ts'
 import type { IssueFault } from '../faults.ts'
-import type { IssuingAuthority } from '../issuance/authority.ts'
+import type { IssuancePolicy, IssuingAuthority } from '../issuance/authority.ts'
 import type { Csr } from '../issuance/csr.ts'
 import { isObject, type ServiceReply } from '../service.ts'
 import type { HubDevice, HubLink } from './hub.ts'
@@ -22,6 +22,7 @@ export interface RenewalSettings {
 }
 
 export interface RenewalRequest {
+  readonly link: HubLink
   readonly rid: string
   readonly body: Buffer
   readonly apiVersion: string
@@ -43,16 +44,14 @@ export type RenewalDelivery = number | 'done' | 'kept' | { readonly late: number
 
 interface Renewal {
   readonly rid: string
-  readonly correlationId: string
+  readonly accepted: { readonly correlationId: string; readonly operationExpires: string }
   readonly csr: Csr
-  readonly names: { readonly registrationId: string; readonly deviceId: string }
   readonly connectionId: number
   readonly expiresAt: number
-  /** `ready`: it has an answer that nobody got. `sent`: that was not acknowledged yet. */
-  state: 'working' | 'ready' | 'sent'
+  /** The answer, once it is ready; `sent` and not acknowledged yet, or to be held back until later. */
   reply: ServiceReply | undefined
   sent: { readonly link: HubLink; readonly packetId: number } | undefined
-  held: boolean
+  held: 'never' | 'now' | 'before'
   cancel: () => void
 }
 
@@ -84,80 +83,73 @@ export class Renewals {
 
   error(status: number, errorCode: number, message: string, more: object = {}): ServiceReply {
     const timestampUtc = new Date(this.#settings.clock.now()).toISOString()
-    const retryAfter = RETRY_AFTER[status] === undefined ? {} : { retryAfter: RETRY_AFTER[status] }
-    const body = { errorCode, message, trackingId: randomUUID(), timestampUtc, ...retryAfter, ...more }
+    const retryAfter = RETRY_AFTER[status]
+    const body = { errorCode, message, trackingId: randomUUID(), timestampUtc, retryAfter, ...more }
     return { status, retryAfter: undefined, body }
   }
 
+  #refuse(errorCode: keyof typeof RULES, info?: object): ServiceReply {
+    return this.error(Math.floor(errorCode / 1000), errorCode, RULES[errorCode], { info })
+  }
+
   /** 202, or the error that a request gets at once. */
-  ask(device: HubDevice, link: HubLink, request: RenewalRequest): ServiceReply {
+  ask(device: HubDevice, request: RenewalRequest): ServiceReply {
     const { clock, authority, renewalSupported } = this.#settings
-    const refuse = (errorCode: number, message: string, info?: object): ServiceReply =>
-      this.error(Math.floor(errorCode / 1000), errorCode, message, info === undefined ? {} : { info })
-    if (request.apiVersion < FIRST_API_VERSION) {
-      return refuse(400_001, `The API version must be ${FIRST_API_VERSION} or later.`)
-    }
-    if (!renewalSupported) return refuse(403_010, 'The tier of this hub issues no certificates.')
-    // A guess, as far as the code goes.
-    if (!request.x509) return refuse(403_000, 'A certificate is renewed by a device that connects with one.')
+    if (request.apiVersion < FIRST_API_VERSION) return this.#refuse(400_001)
+    if (!renewalSupported) return this.#refuse(403_010)
+    if (!request.x509) return this.#refuse(403_000)
     const body = readBody(device, request.body)
-    if (typeof body === 'number') return refuse(body, BODY_RULES[body]!)
+    if (typeof body === 'number') return this.#refuse(body)
     const { registration } = device
-    const enrollment =
-      registration === undefined ? undefined : this.#settings.enrollments.record(registration.enrollment)
-    if (registration === undefined || enrollment === undefined) {
-      return refuse(404_001, 'The device is not registered with the provisioning service.')
-    }
-    const { issuance } = enrollment.policy
+    const issuance = this.#policyOf(device)
+    if (registration === undefined || issuance === undefined) return this.#refuse(404_001)
     // A guess: what is told of a missing policy is its effect on a registration alone.
-    if (issuance === undefined) return refuse(403_010, 'The enrollment has no policy for certificates.')
+    if (issuance === null) return this.#refuse(403_010)
 
     const now = clock.now()
     const kept = this.#pending.get(device)
-    const pending = kept === undefined || kept.state === 'sent' || kept.expiresAt <= now ? undefined : kept
+    const pending = kept?.sent === undefined && (kept?.expiresAt ?? 0) > now ? kept : undefined
     const { replace } = body
-    if (replace !== undefined && pending === undefined) return refuse(412_001, 'There is nothing to replace.')
-    // Guesses: which of two codes means which of two cases.
-    if (replace !== undefined && replace !== '*' && replace !== pending?.rid) {
-      return refuse(412_005, 'The request to replace is not the one that is pending.')
-    }
     if (replace === undefined && pending !== undefined) {
-      return refuse(pending.rid === request.rid ? 409_005 : 409_004, 'A request is pending.', {
-        correlationId: pending.correlationId,
+      return this.#refuse(pending.rid === request.rid ? 409_005 : 409_004, {
+        ...pending.accepted,
         requestId: pending.rid,
-        operationExpires: new Date(pending.expiresAt).toISOString(),
       })
     }
+    if (replace !== undefined && replace !== '*' && replace !== (pending?.rid ?? replace)) {
+      return this.#refuse(412_005)
+    }
+    if (replace !== undefined && pending === undefined) return this.#refuse(412_001)
     const correlationId = randomUUID()
-    const names = { registrationId: registration.registrationId, deviceId: device.deviceId }
-    const csr = authority.read(body.csr, [...new Set(Object.values(names))], issuance)
+    const names = new Set([registration.registrationId, device.deviceId])
+    const csr = authority.read(body.csr, [...names], issuance)
     if (typeof csr === 'string') {
-      const info = { correlationId, credentialError: 'InvalidCsr', credentialMessage: csr }
-      return refuse(400_037, 'The certificate signing request was refused.', info)
+      return this.#refuse(400_037, {
+        correlationId,
+        credentialError: 'InvalidCsr',
+        credentialMessage: csr,
+      })
     }
     this.drop(device)
     const renewal: Renewal = {
       rid: request.rid,
-      correlationId,
+      accepted: { correlationId, operationExpires: new Date(now + OPERATION_MS).toISOString() },
       csr,
-      names,
-      connectionId: link.connectionId,
+      connectionId: request.link.connectionId,
       expiresAt: now + OPERATION_MS,
-      state: 'working',
       reply: undefined,
       sent: undefined,
-      held: false,
+      held: 'never',
       cancel: () => undefined,
     }
     this.#pending.set(device, renewal)
-    const operationExpires = new Date(renewal.expiresAt).toISOString()
-    return { status: 202, retryAfter: undefined, body: { correlationId, operationExpires } }
+    return { status: 202, retryAfter: undefined, body: renewal.accepted }
   }
 
   /** Works on what was accepted, once that has been said. */
   proceed(device: HubDevice): void {
     const renewal = this.#pending.get(device)
-    if (renewal?.state === 'working' && renewal.reply === undefined) {
+    if (renewal !== undefined) {
       this.#after(renewal, this.#settings.renewalDelayMs, () => this.#issue(device, renewal))
     }
   }
@@ -166,22 +158,24 @@ export class Renewals {
   deliver(device: HubDevice): void {
     const { link } = device
     const renewal = this.#pending.get(device)
-    if (link === undefined || renewal?.reply === undefined || renewal.state === 'working') return
-    if (!device.subscriptions.has('credentials') || renewal.sent?.link === link) return
+    if (link === undefined || !device.subscriptions.has('credentials')) return
+    if (renewal?.reply === undefined || renewal.held === 'now' || renewal.sent?.link === link) return
     if (renewal.expiresAt <= this.#settings.clock.now()) {
       this.drop(device)
       return
     }
     const { rid, reply, held } = renewal
-    const result = link.answerRenewal({ rid, reply, held, again: renewal.sent !== undefined })
-    if (typeof result === 'number') {
-      renewal.state = 'sent'
-      renewal.sent = { link, packetId: result }
-    } else if (typeof result === 'object') {
-      renewal.state = 'working'
-      renewal.held = true
+    const result = link.answerRenewal({
+      rid,
+      reply,
+      held: held === 'before',
+      again: renewal.sent !== undefined,
+    })
+    if (typeof result === 'number') renewal.sent = { link, packetId: result }
+    else if (typeof result === 'object') {
+      renewal.held = 'now'
       this.#after(renewal, result.late, () => {
-        renewal.state = 'ready'
+        renewal.held = 'before'
         this.deliver(device)
       })
     } else if (result === 'done') this.drop(device)
@@ -208,35 +202,47 @@ export class Renewals {
     else if (ms !== Number.POSITIVE_INFINITY) renewal.cancel = this.#settings.clock.after(ms, then)
   }
 
+  /** Null where the enrollment has none, undefined where there is no enrollment. */
+  #policyOf({ registration }: HubDevice): IssuancePolicy | null | undefined {
+    const enrollment = registration && this.#settings.enrollments.record(registration.enrollment)
+    return enrollment && (enrollment.policy.issuance ?? null)
+  }
+
   #issue(device: HubDevice, renewal: Renewal): void {
-    const { authority, enrollments, issueFaults } = this.#settings
-    const { correlationId, csr, names, connectionId } = renewal
-    const ref = device.registration?.enrollment
-    const policy = ref === undefined ? undefined : enrollments.record(ref)?.policy.issuance
-    if (ref === undefined || policy === undefined) {
-      const info = { info: { correlationId } }
-      renewal.reply = this.error(404, 404_001, 'The device is no longer enrolled.', info)
-    } else {
-      const faults = issueFaults(names.registrationId, connectionId)
-      const certificates = authority.issue({ csr, policy, ...names, via: 'hub', enrollment: ref, faults })
+    const { authority, issueFaults } = this.#settings
+    const { accepted, csr, connectionId } = renewal
+    const { deviceId, registration } = device
+    const { correlationId } = accepted
+    const policy = this.#policyOf(device)
+    if (policy && registration) {
+      const faults = issueFaults(registration.registrationId, connectionId)
+      const certificates = authority.issue({ csr, policy, faults, deviceId, via: 'hub', ...registration })
       renewal.reply = { status: 200, retryAfter: undefined, body: { correlationId, certificates } }
-    }
-    renewal.state = 'ready'
+    } else renewal.reply = this.#refuse(404_001, { correlationId })
     this.deliver(device)
   }
 }
 
-const BODY_RULES: Readonly<Record<number, string>> = {
-  400004:
-    'The body holds `id` (of this device), `csr` and optionally `replace` (`*` or a request id), and no more.',
-  400006: 'The body must be a JSON object in UTF-8.',
-}
+// Guesses: 403000, and which of 409004 and 409005, 412001 and 412005 means what.
+const RULES = {
+  400001: `The API version must be ${FIRST_API_VERSION} or later.`,
+  400004: 'The body holds `id` of this device, `csr`, optionally `replace`: `*` or a request id; no more.',
+  400006: 'The body must be a JSON object.',
+  400037: 'The certificate signing request was refused.',
+  403000: 'A certificate is renewed by a device that connects with one.',
+  403010: 'No certificates are issued here.',
+  404001: 'The device is not enrolled.',
+  409004: 'Another request is pending.',
+  409005: 'This request is pending.',
+  412001: 'There is nothing to replace.',
+  412005: 'Another request is pending than the one to replace.',
+} as const
 
 /** The body of a request, or the code of what is wrong with it. */
 function readBody(
   { deviceId }: HubDevice,
   bytes: Buffer,
-): { csr: string; replace: string | undefined } | number {
+): { csr: string; replace: string | undefined } | 400_004 | 400_006 {
   let body: unknown
   try {
     body = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes))

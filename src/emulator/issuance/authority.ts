@@ -1,10 +1,4 @@
-import {
-  createPublicKey,
-  generateKeyPairSync,
-  type KeyObject,
-  randomBytes,
-  X509Certificate,
-} from 'node:crypto'
+import { generateKeyPairSync, type KeyObject, randomBytes, X509Certificate } from 'node:crypto'
 import type { Clock } from '../../clock.ts'
 import { DpsError } from '../../errors.ts'
 import type { EnrollmentRef } from '../enrollments.ts'
@@ -84,37 +78,34 @@ const LIFETIME_MS = 30 * DAY_MS
 const MOST_BACKDATING_MS = 300_000
 const REMEMBERED = 100_000
 
-const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
-
 /** @throws DpsError OPTION_INVALID, phase `config` */
 export function checkPolicy({ lifetimeMs = LIFETIME_MS, curves = ['P-384'] }: IssuancePolicy): void {
-  if (!Number.isInteger(lifetimeMs / 1000) || lifetimeMs < 1000) {
-    throw invalid('`issuance.lifetimeMs` must be whole seconds in ms, 1000 or more')
-  }
-  if (curves.length === 0 || !curves.every((curve) => curve === 'P-384' || curve === 'P-256')) {
-    throw invalid("`issuance.curves` must list 'P-384', 'P-256' or both")
-  }
+  const known = curves.length > 0 && curves.every((curve) => curve === 'P-384' || curve === 'P-256')
+  if (known && Number.isInteger(lifetimeMs / 1000) && lifetimeMs > 0) return
+  const message =
+    "`issuance` must have a `lifetimeMs` of whole seconds and `curves` out of 'P-384' and 'P-256'"
+  throw new DpsError('OPTION_INVALID', 'config', message)
 }
 
 const newKeys = () => generateKeyPairSync('ec', { namedCurve: 'P-384' })
-const base64OfDer = (pem: string): string => new X509Certificate(pem).raw.toString('base64')
-const base64OfPem = (pem: string): string => Buffer.from(pem).toString('base64')
 
 export class IssuingAuthority implements Issuance {
   readonly #settings: AuthoritySettings
   readonly #issued = new Map<string, IssuedCertificateInfo>()
-  #authorities: { root: IssuedCertificate; ca: IssuedCertificate } | undefined
+  #root: IssuedCertificate | undefined
+  #ca: IssuedCertificate | undefined
 
   constructor(settings: AuthoritySettings) {
     this.#settings = settings
   }
 
   get rootPem(): string {
-    return this.#made().root.certPem
+    this.#issuer()
+    return this.#root!.certPem
   }
 
   get caPem(): string {
-    return this.#made().ca.certPem
+    return this.#issuer().certPem
   }
 
   list(): readonly IssuedCertificateInfo[] {
@@ -123,12 +114,11 @@ export class IssuingAuthority implements Issuance {
 
   revoke(which: { serialNumber: string } | { registrationId: string }): number {
     const revokedAt = new Date(this.#settings.clock.now())
+    const [name, value] = Object.entries(which)[0]!
     const hit = this.list().filter(
       (info) =>
         info.revokedAt === undefined &&
-        ('serialNumber' in which
-          ? info.serialNumber === which.serialNumber.toUpperCase()
-          : info.registrationId.toLowerCase() === which.registrationId.toLowerCase()),
+        info[name as 'serialNumber'].toLowerCase() === String(value).toLowerCase(),
     )
     for (const info of hit) this.#issued.set(info.fingerprint256, Object.freeze({ ...info, revokedAt }))
     return hit.length
@@ -145,51 +135,49 @@ export class IssuingAuthority implements Issuance {
   }
 
   /** The chain as it is sent: base64 of DER, the leaf first and the root last. Null is what a fault has left of it. */
-  issue(request: IssueRequest): readonly string[] | null {
+  issue({ csr, policy, faults, ...whom }: IssueRequest): readonly string[] | null {
     const { clock, onIssued } = this.#settings
-    const { csr, policy, registrationId, deviceId, via, enrollment, faults } = request
-    if (faults.includes('no-chain')) return null
+    const lies = (name: IssueFault): boolean => faults.includes(name)
+    if (lies('no-chain')) return null
     const { lifetimeMs = LIFETIME_MS } = policy
     const now = clock.now()
-    const { root, ca } = this.#made()
+    const ca = this.#issuer()
     let from = now - Math.min(MOST_BACKDATING_MS, lifetimeMs / 10)
     let until = now + lifetimeMs
-    if (faults.includes('expired')) [from, until] = [now - DAY_MS, now - 60_000]
-    if (faults.includes('not-yet-valid')) [from, until] = [now + DAY_MS, until + DAY_MS]
-    // All of a broken chain fits, by name and by key identifier, but the signature.
-    const keyPem = faults.includes('broken-chain') ? this.#authority('Thief').keyPem : ca.keyPem
-    const { certPem } = this.#sign(
+    if (lies('expired')) [from, until] = [now - DAY_MS, now - 60_000]
+    if (lies('not-yet-valid')) [from, until] = [now + DAY_MS, until + DAY_MS]
+    const { certPem, fingerprint256 } = this.#sign(
       {
-        subject: faults.includes('wrong-name') ? `not-${csr.commonName}`.slice(0, 64) : csr.commonName,
-        issuer: { certPem: ca.certPem, keyPem },
+        subject: lies('wrong-name') ? `not-${csr.commonName}` : csr.commonName,
+        // All of a broken chain fits, by name and by key identifier, but the signature.
+        issuer: lies('broken-chain') ? { ...ca, keyPem: this.#authority('Thief').keyPem } : ca,
         notBefore: new Date(from),
         notAfter: new Date(until),
       },
-      faults.includes('wrong-key') ? newKeys().publicKey : csr.publicKey,
+      lies('wrong-key') ? newKeys().publicKey : csr.publicKey,
     )
-    const leaf = new X509Certificate(certPem)
+    const { serialNumber, validFrom, validTo } = new X509Certificate(certPem)
     const info: IssuedCertificateInfo = Object.freeze({
-      serialNumber: leaf.serialNumber,
-      fingerprint256: leaf.fingerprint256,
-      registrationId,
-      deviceId,
-      via,
-      enrollment,
+      serialNumber,
+      fingerprint256,
+      ...whom,
       issuedAt: new Date(now),
-      notBefore: new Date(leaf.validFrom),
-      notAfter: new Date(leaf.validTo),
+      notBefore: new Date(validFrom),
+      notAfter: new Date(validTo),
       revokedAt: undefined,
     })
-    this.#issued.set(info.fingerprint256, info)
+    this.#issued.set(fingerprint256, info)
     if (this.#issued.size > REMEMBERED) this.#issued.delete(this.#issued.keys().next().value ?? '')
     onIssued(info)
-    const chain = [certPem, ca.certPem, root.certPem]
-    if (faults.includes('leaf-only')) chain.splice(1)
-    if (faults.includes('duplicate')) chain.unshift(certPem)
-    if (faults.includes('with-unrelated')) chain.splice(1, 0, this.#authority('Unrelated').certPem)
-    if (faults.includes('reversed')) chain.reverse()
-    const encoded = chain.map(faults.includes('pem') ? base64OfPem : base64OfDer)
-    if (faults.includes('garbage')) encoded[0] = randomBytes(400).toString('base64')
+
+    const chain = lies('leaf-only') ? [certPem] : [certPem, ca.certPem, this.rootPem]
+    if (lies('duplicate')) chain.unshift(certPem)
+    if (lies('with-unrelated')) chain.splice(1, 0, this.#authority('Unrelated').certPem)
+    if (lies('reversed')) chain.reverse()
+    const encoded = chain.map((pem) =>
+      (lies('pem') ? Buffer.from(pem) : new X509Certificate(pem).raw).toString('base64'),
+    )
+    if (lies('garbage')) encoded[0] = randomBytes(400).toString('base64')
     return encoded
   }
 
@@ -200,22 +188,17 @@ export class IssuingAuthority implements Issuance {
     return signCertificate(der, { digest: 'sha384', clock, ...purpose, ...options }, publicKey, privateKey)
   }
 
-  #made(): { root: IssuedCertificate; ca: IssuedCertificate } {
-    if (this.#authorities === undefined) {
-      const root = this.#authority('Emulator Issuance Root')
-      this.#authorities = { root, ca: this.#authority('Emulator Issuing CA', root) }
-    }
-    return this.#authorities
+  #issuer(): IssuedCertificate {
+    this.#root ??= this.#authority('Emulator Issuance Root')
+    this.#ca ??= this.#authority('Emulator Issuing CA', this.#root)
+    return this.#ca
   }
 
   #authority(subject: string, issuer?: IssuedCertificate): IssuedCertificate {
-    const { privateKey } = newKeys()
+    const { privateKey, publicKey } = newKeys()
     const notAfter = new Date(this.#settings.clock.now() + 3650 * DAY_MS)
-    const signed = this.#sign(
-      { subject, ca: true, notAfter, ...(issuer === undefined ? {} : { issuer, pathLength: 0 }) },
-      createPublicKey(privateKey),
-      privateKey,
-    )
+    const from = issuer === undefined ? {} : { issuer, pathLength: 0 }
+    const signed = this.#sign({ subject, ca: true, notAfter, ...from }, publicKey, privateKey)
     return { ...signed, keyPem: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string }
   }
 }

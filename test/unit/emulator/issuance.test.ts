@@ -238,7 +238,7 @@ describe('a request that is refused', () => {
   })
 
   test('of no string', async () => {
-    expect(await messageOf(7)).toBe("The field 'csr' must be a string.")
+    expect(await messageOf(7)).toMatch(/must be a string of at most 8192/)
   })
 
   test('in PEM', async () => {
@@ -271,7 +271,7 @@ describe('a request that is refused', () => {
   })
 
   test('with a signature that is not its own', async () => {
-    expect(await messageOf(flipped(p384.csr, -1))).toMatch(/signature .* is not that of its own key/)
+    expect(await messageOf(flipped(p384.csr, -1))).toMatch(/signed with its own key/)
   })
 
   test('for another registration id, also in other letter case', async () => {
@@ -289,11 +289,13 @@ describe('a request that is refused', () => {
   })
 
   test('for a key that the policy does not allow', async () => {
-    expect(await messageOf(p256.csr, { curves: ['P-384'] })).toBe('The key must be on the curve P-384.')
+    expect(await messageOf(p256.csr, { curves: ['P-384'] })).toBe(
+      'The key must be on the curve P-384, no RSA.',
+    )
     await emulator.close()
-    expect(await messageOf(opensslCsr(ID, 'P-521').csr)).toBe('The key must be on the curve P-384 or P-256.')
+    expect(await messageOf(opensslCsr(ID, 'P-521').csr)).toMatch(/on the curve P-384 or P-256/)
     await emulator.close()
-    expect(await messageOf(opensslCsr(ID, 'rsa').csr)).toMatch(/RSA/)
+    expect(await messageOf(opensslCsr(ID, 'rsa').csr)).toMatch(/no RSA/)
   })
 
   test('is the only one of its connection: a better one is granted', async () => {
