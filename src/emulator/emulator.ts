@@ -6,7 +6,7 @@ import {
   type Enrollments,
   type IndividualEnrollment,
 } from './enrollments.ts'
-import { FaultScript, type Faults, type IssueFault } from './faults.ts'
+import { FaultScript, type Faults } from './faults.ts'
 import { strike } from './fronts/exchange.ts'
 import { httpFront } from './fronts/http.ts'
 import { type EmulatorTlsOptions, Listener, type ServerCertificate } from './fronts/listener.ts'
@@ -248,9 +248,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     der: await der(),
     clock,
     onIssued: (certificate) => journal.emit({ type: 'certificate-issued', certificate }),
+    faults: (registrationId, id) => strike({ faults, journal }, { id }, 'issue', registrationId),
   })
-  const issueFaults = (registrationId: string, connectionId: number): readonly IssueFault[] =>
-    strike({ faults, journal }, { id: connectionId }, 'issue', registrationId)
   const { delayMs: renewalDelayMs = 50 } = options.hubRenewal ?? {}
   const hub = new HubService({
     clock,
@@ -258,7 +257,6 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     logSize,
     authority,
     enrollments,
-    issueFaults,
     renewalDelayMs,
     renewalSupported: options.hubRenewal?.supported ?? true,
     onTelemetry: (message) => journal.emit({ type: 'telemetry', message }),
@@ -274,9 +272,8 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     disabledEnrollment: options.disabledEnrollment ?? 'refuse',
     concurrentRegistrations: options.concurrentRegistrations ?? 'conflict',
     authority,
-    issueFaults,
     onRegistration: (registration, credential) => {
-      hub.assign(registration.deviceId, registration.assignedHub, credential)
+      hub.assign(registration, credential)
       journal.emit({ type: 'registration', registration })
     },
   })

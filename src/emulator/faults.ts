@@ -189,7 +189,7 @@ export interface FaultActions {
 
 /**
  * Faults of an answer about a twin. `wrong-rid`: it answers another request. `duplicate`: it is sent twice. `reply`: of
- * its fields those that make an answer over MQTT: `status`, `body`, `topic`.
+ * its fields those that make an answer over MQTT: `status`, `errorCode`, `message`, `body`, `topic`.
  */
 export type TwinReplyFault = ConnectionFault | RawFault | ReplyFault | 'wrong-rid' | 'duplicate'
 

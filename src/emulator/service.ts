@@ -10,7 +10,6 @@ import {
   signedBy,
 } from './enrollments.ts'
 
-import type { IssueFault } from './faults.ts'
 import type { IssuingAuthority } from './issuance/authority.ts'
 import type { Csr } from './issuance/csr.ts'
 
@@ -117,8 +116,6 @@ export interface Registration {
 
 /** What the hub is told of a device that is assigned to it. */
 export interface DeviceCredential {
-  readonly registrationId: string
-  readonly enrollment: EnrollmentRef
   /** Symmetric keys, primary and secondary. */
   readonly keys: readonly Buffer[] | undefined
   /** SHA-256 fingerprints of its certificates. */
@@ -140,8 +137,6 @@ export interface ServiceSettings {
   readonly disabledEnrollment: 'refuse' | 'report'
   readonly concurrentRegistrations: 'conflict' | 'allow'
   readonly authority: IssuingAuthority
-  /** The lies that are to be told about a certificate of this device. */
-  readonly issueFaults: (registrationId: string, connectionId: number) => readonly IssueFault[]
   readonly onRegistration: (registration: Registration, credential: DeviceCredential) => void
 }
 
@@ -447,8 +442,6 @@ export class ProvisioningService {
     // From then on it is not the credential of the registration that counts at the hub.
     const issued = (chain ?? undefined) !== undefined || session.issued
     this.#settings.onRegistration(registration, {
-      registrationId,
-      enrollment: enrollment.ref,
       keys: issued ? undefined : deviceKeys(enrollment, registrationId),
       fingerprints: issued ? [] : fingerprintsOf(session),
       issued,
@@ -480,9 +473,8 @@ export class ProvisioningService {
   ): readonly string[] | null | undefined {
     const policy = enrollment.policy.issuance
     if (csr === undefined || policy === undefined) return undefined
-    const { authority, issueFaults } = this.#settings
-    const faults = issueFaults(registrationId, carrier.connectionId)
-    return authority.issue({ csr, policy, registrationId, deviceId, via: 'dps', enrollment: ref, faults })
+    const whom = { registrationId, deviceId, via: 'dps', enrollment: ref } as const
+    return this.#settings.authority.issue({ csr, policy, connectionId: carrier.connectionId, ...whom })
   }
 
   /** FNV-1a of the id: the same device goes to the same hub in every run. */

@@ -1,12 +1,7 @@
 import { createHmac, randomUUID, timingSafeEqual, X509Certificate } from 'node:crypto'
 import { DpsError } from '../../errors.ts'
-import {
-  type EnrollmentKeys,
-  type EnrollmentRef,
-  generateSymmetricKey,
-  type SymmetricKeyAttestation,
-} from '../enrollments.ts'
-import type { DeviceCredential, PresentedCertificate, RefusalReason } from '../service.ts'
+import { type EnrollmentKeys, generateSymmetricKey, type SymmetricKeyAttestation } from '../enrollments.ts'
+import type { DeviceCredential, PresentedCertificate, RefusalReason, Registration } from '../service.ts'
 import { commonName, parseSas } from '../service.ts'
 import { type RenewalAnswer, type RenewalDelivery, type RenewalSettings, Renewals } from './renewal.ts'
 import {
@@ -212,7 +207,7 @@ export interface HubDevice extends HubPrincipal {
   /** Whether certificates that were issued for it are accepted. */
   issued: boolean
   /** What the provisioning service knows it by, where it was assigned. */
-  registration: { readonly registrationId: string; readonly enrollment: EnrollmentRef } | undefined
+  registration: Registration | undefined
   enabled: boolean
   twin: TwinDocument
   commands: Command[]
@@ -481,24 +476,19 @@ export class HubService implements EmulatedHub {
   }
 
   /** Enters a device as it was assigned; what an earlier hub knew of it goes along, or is dropped. */
-  assign(deviceId: string, hub: string, credential: DeviceCredential): void {
+  assign(registration: Registration, credential: DeviceCredential): void {
+    const { deviceId, assignedHub: hub } = registration
     const { keys, fingerprints, issued, movedFrom } = credential
     const earlier =
       movedFrom === undefined ? undefined : this.#devices.get(keyOf(movedFrom.hub, deviceId, undefined))
     if (earlier !== undefined) this.#remove(earlier, 'moved')
-    const existing = this.#devices.get(keyOf(hub, deviceId, undefined))
-    if (existing === undefined) {
-      const device = this.#put(hub, deviceId, undefined, { keys, fingerprints })
-      device.issued = issued || earlier?.issued === true
+    let device = this.#devices.get(keyOf(hub, deviceId, undefined))
+    if (device === undefined) {
+      device = this.#put(hub, deviceId, undefined, { keys, fingerprints })
+      device.issued = earlier?.issued ?? false
       if (earlier !== undefined && movedFrom?.data === 'migrate') device.twin = earlier.twin
-    } else {
-      existing.keys = keys
-      existing.fingerprints = fingerprints
-      existing.issued ||= issued
     }
-    const device = this.#devices.get(keyOf(hub, deviceId, undefined))!
-    const { registrationId, enrollment } = credential
-    device.registration = { registrationId, enrollment }
+    Object.assign(device, { keys, fingerprints, registration, issued: device.issued || issued })
   }
 
   // What connections do.

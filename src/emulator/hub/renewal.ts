@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../clock.ts'
 import type { EnrollmentBook } from '../enrollments.ts'
-import type { IssueFault } from '../faults.ts'
 import type { IssuancePolicy, IssuingAuthority } from '../issuance/authority.ts'
 import type { Csr } from '../issuance/csr.ts'
 import { isObject, type ServiceReply } from '../service.ts'
@@ -14,7 +13,6 @@ export interface RenewalSettings {
   readonly clock: Clock
   readonly authority: IssuingAuthority
   readonly enrollments: EnrollmentBook
-  readonly issueFaults: (registrationId: string, connectionId: number) => readonly IssueFault[]
   /** Between 202 and the answer, ms. */
   readonly renewalDelayMs: number
   /** Whether the hub's tier has the feature. */
@@ -209,14 +207,14 @@ export class Renewals {
   }
 
   #issue(device: HubDevice, renewal: Renewal): void {
-    const { authority, issueFaults } = this.#settings
     const { accepted, csr, connectionId } = renewal
     const { deviceId, registration } = device
     const { correlationId } = accepted
     const policy = this.#policyOf(device)
     if (policy && registration) {
-      const faults = issueFaults(registration.registrationId, connectionId)
-      const certificates = authority.issue({ csr, policy, faults, deviceId, via: 'hub', ...registration })
+      const { registrationId, enrollment } = registration
+      const whom = { registrationId, deviceId, via: 'hub', enrollment } as const
+      const certificates = this.#settings.authority.issue({ csr, policy, connectionId, ...whom })
       renewal.reply = { status: 200, retryAfter: undefined, body: { correlationId, certificates } }
     } else renewal.reply = this.#refuse(404_001, { correlationId })
     this.deliver(device)

@@ -59,6 +59,8 @@ export interface AuthoritySettings {
   readonly der: Der
   readonly clock: Clock
   readonly onIssued: (certificate: IssuedCertificateInfo) => void
+  /** The lies that are to be told about a certificate of this device. */
+  readonly faults: (registrationId: string, connectionId: number) => readonly IssueFault[]
 }
 
 /** Whom a certificate is for. */
@@ -69,8 +71,8 @@ export interface IssueRequest {
   readonly deviceId: string
   readonly via: 'dps' | 'hub'
   readonly enrollment: EnrollmentRef
-  /** Lies that were asked for. */
-  readonly faults: readonly IssueFault[]
+  /** The connection on which it was asked for. */
+  readonly connectionId: number
 }
 
 const DAY_MS = 86_400_000
@@ -135,8 +137,9 @@ export class IssuingAuthority implements Issuance {
   }
 
   /** The chain as it is sent: base64 of DER, the leaf first and the root last. Null is what a fault has left of it. */
-  issue({ csr, policy, faults, ...whom }: IssueRequest): readonly string[] | null {
+  issue({ csr, policy, connectionId, ...whom }: IssueRequest): readonly string[] | null {
     const { clock, onIssued } = this.#settings
+    const faults = this.#settings.faults(whom.registrationId, connectionId)
     const lies = (name: IssueFault): boolean => faults.includes(name)
     if (lies('no-chain')) return null
     const { lifetimeMs = LIFETIME_MS } = policy

@@ -23,8 +23,12 @@ beforeAll(async () => {
     pollLimit: false,
     disabledEnrollment: 'refuse',
     concurrentRegistrations: 'conflict',
-    authority: new IssuingAuthority({ der: await der(), clock: systemClock, onIssued: () => undefined }),
-    issueFaults: () => [],
+    authority: new IssuingAuthority({
+      der: await der(),
+      clock: systemClock,
+      onIssued: () => undefined,
+      faults: () => [],
+    }),
     onRegistration: () => undefined,
   })
 })
