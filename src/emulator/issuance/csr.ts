@@ -37,16 +37,23 @@ export function readCsr(
     return "The field 'csr' must be base64 of DER, without PEM and line breaks."
   }
   try {
-    const request = der.decode(bytes)
-    const [info, algorithm, signature, ...rest] = children(request)
-    const [, subject, spki] = children(info)
-    if (rest.length > 0 || !der.encode(request).equals(bytes)) throw new TypeError('not DER')
+    const [info, algorithm, signatureBits] = children(der.decode(bytes))
+    const [, subject, spki, attributes] = children(info)
     const publicKey = createPublicKey({ key: der.encode(spki!), format: 'der', type: 'spki' })
     const { asymmetricKeyType, asymmetricKeyDetails } = publicKey
     const rsa = asymmetricKeyType === 'rsa'
-    const [, ecDigest, rsaDigest] = SIGNATURE.exec(der.dotted(children(algorithm)[0])) ?? []
+    const oid = der.dotted(children(algorithm)[0])
+    const signature = bitsOf(signatureBits)
+    // Put together again of what was understood: there is one way to write it in DER.
+    const again = der.sequence(
+      info!,
+      der.sequence(der.oid(oid), ...(rsa ? [der.null()] : [])),
+      der.bits(signature.toString('latin1')),
+    )
+    if (attributes === undefined || !der.encode(again).equals(bytes)) throw new TypeError('not DER')
+    const [, ecDigest, rsaDigest] = SIGNATURE.exec(oid) ?? []
     const digest = DIGESTS[rsa ? Number(rsaDigest) - 1 : Number(ecDigest) - 2]
-    if (digest === undefined || !verify(digest, der.encode(info!), publicKey, bitsOf(signature))) {
+    if (digest === undefined || !verify(digest, der.encode(info!), publicKey, signature)) {
       return 'A signing request is signed with its own key: ECDSA or RSA PKCS#1 with SHA-256, SHA-384 or SHA-512.'
     }
     const commonNames = children(subject)
