@@ -11,8 +11,8 @@ export type IssuanceCurve = 'P-384' | 'P-256'
 /** What the devices of an enrollment are issued for a certificate signing request. */
 export interface IssuancePolicy {
   /**
-   * How long a certificate is valid from its issue on, ms: 1 000 or more, whole seconds. Its `notBefore` lies a tenth of
-   * that further back, at most 5 minutes. Default 30 days; the service's policies have 7 to 90.
+   * How long a certificate is valid from its issue on, ms: whole seconds, at most 10 years. Its `notBefore` lies a
+   * tenth of that further back, at most 5 minutes. Default 30 days; the service's policies have 7 to 90.
    */
   lifetimeMs?: number
   /** Curves of keys that get one. Default `['P-384', 'P-256']`. */
@@ -77,15 +77,16 @@ export interface IssueRequest {
 
 const DAY_MS = 86_400_000
 const LIFETIME_MS = 30 * DAY_MS
+const CA_LIFETIME_MS = 3650 * DAY_MS
 const MOST_BACKDATING_MS = 300_000
 const REMEMBERED = 100_000
 
 /** @throws DpsError OPTION_INVALID, phase `config` */
 export function checkPolicy({ lifetimeMs = LIFETIME_MS, curves = ['P-384'] }: IssuancePolicy): void {
   const known = curves.length > 0 && curves.every((curve) => curve === 'P-384' || curve === 'P-256')
-  if (known && Number.isInteger(lifetimeMs / 1000) && lifetimeMs > 0) return
+  if (known && Number.isInteger(lifetimeMs / 1000) && lifetimeMs > 0 && lifetimeMs <= CA_LIFETIME_MS) return
   const message =
-    "`issuance` must have a `lifetimeMs` of whole seconds and `curves` out of 'P-384' and 'P-256'"
+    "`issuance` must have a `lifetimeMs` of whole seconds, at most 10 years, and `curves` out of 'P-384' and 'P-256'"
   throw new DpsError('OPTION_INVALID', 'config', message)
 }
 
@@ -199,7 +200,7 @@ export class IssuingAuthority implements Issuance {
 
   #authority(subject: string, issuer?: IssuedCertificate): IssuedCertificate {
     const { privateKey, publicKey } = newKeys()
-    const notAfter = new Date(this.#settings.clock.now() + 3650 * DAY_MS)
+    const notAfter = new Date(this.#settings.clock.now() + CA_LIFETIME_MS)
     const from = issuer === undefined ? {} : { issuer, pathLength: 0 }
     const signed = this.#sign({ subject, ca: true, notAfter, ...from }, publicKey, privateKey)
     return { ...signed, keyPem: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string }

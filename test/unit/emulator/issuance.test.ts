@@ -329,6 +329,8 @@ describe('a policy', () => {
   test.each([
     { lifetimeMs: 999 },
     { lifetimeMs: 1500 },
+    { lifetimeMs: 0 },
+    { lifetimeMs: 1e300 },
     { lifetimeMs: Number.POSITIVE_INFINITY },
     { curves: [] },
     { curves: ['P-521'] },
@@ -377,6 +379,14 @@ describe('an issued certificate', () => {
     expect(await hubConnack(emulator, { id: ID, moduleId: 'm', tls })).toBe(5)
     expect(await connackOf(emulator, { id: 'other', apiVersion: PREVIEW }, tls)).toBe(5)
     expect(reasons()).toEqual(['credential-missing', 'credential-missing', 'certificate-name-wrong'])
+  })
+
+  test('stays a credential beside the key of a registration without a request', async () => {
+    await start({})
+    const tls = await issued()
+    await register()
+    expect(await hubConnack(emulator, { id: ID, tls })).toBe(0)
+    expect(await hubConnack(emulator, { id: ID, sas: hubToken({ key: KEY, id: ID }) })).toBe(0)
   })
 
   test('is not accepted of a device that was added anew by hand', async () => {
