@@ -135,8 +135,8 @@ export default defineConfig([
             kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
           )
           // Not reached either: the command sends no signing request.
-          build.onResolve({ filter: /issuance\.ts$/ }, ({ kind }) =>
-            kind === 'dynamic-import' ? library : undefined,
+          build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
+            kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
           )
         },
       },

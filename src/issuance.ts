@@ -5,6 +5,9 @@ import { DpsError } from './errors.ts'
 import type { RegisterOptions } from './options/options.ts'
 import { hasIssuance, ISSUANCE_API_VERSION } from './protocol/issuance.ts'
 
+// Whoever makes a request has it answered, mostly in the same process: one chunk for both.
+export { makeCsr } from './factory/make-csr.ts'
+
 /** What a registration with a certificate signing request needs beside one without. Loaded for it alone. */
 export interface Issuance {
   /**
