@@ -22,6 +22,23 @@ const shared: Options = {
 const compact = { minifyWhitespace: true, minifySyntax: true, legalComments: 'none' } as const
 
 /**
+ * esbuild gives every CommonJS file all of its helpers, of which most use one, and a list of the names for ESM to find, which
+ * has entries of its own here. About a kilobyte a file is not worth a byte of storage, or a parse at the start.
+ */
+function slim(code: string): string {
+  const parts =
+    /^(.*?)var stdin_exports=\{\};__export\(stdin_exports,(\{[^{}]*\})\);module\.exports=__toCommonJS\(stdin_exports\);(.*?)(?:0&&\(module\.exports=\{[^{}]*\}\);)?\s*$/s.exec(
+      code,
+    )
+  if (parts === null)
+    throw new Error('esbuild writes CommonJS in another way: look at slim() in tsup.config.ts')
+  const [, helpers, names, rest] = parts as unknown as [string, string, string, string]
+  const needed = helpers.includes('__toESM') ? helpers : 'var __defProp=Object.defineProperty;'
+  // esbuild does not say that it is strict, and all of it was written for that.
+  return `"use strict";${needed}__defProp(exports,"__esModule",{value:!0});for(let[name,get]of Object.entries(${names}))__defProp(exports,name,{get,enumerable:!0});${rest}`
+}
+
+/**
  * `node:process` is the global of that name, and Node makes standard input, output and error of it when it is imported.
  */
 const globalProcess: NonNullable<Options['esbuildPlugins']>[number] = {
@@ -102,8 +119,7 @@ export default defineConfig([
             // A lazy chunk is CommonJS too: `require` finds it without starting the ESM loader.
             supported: { 'dynamic-import': false },
           })
-          // esbuild does not say it, and all of it was written for it.
-          return { code: `"use strict";${result.code}` }
+          return { code: slim(result.code) }
         },
       },
     ],
