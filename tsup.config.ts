@@ -1,4 +1,4 @@
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import { defineConfig, type Options } from 'tsup'
 
@@ -23,19 +23,19 @@ const compact = { minifyWhitespace: true, minifySyntax: true, legalComments: 'no
 
 /**
  * esbuild gives every CommonJS file all of its helpers, of which most use one, and a list of the names for ESM to find, which
- * has entries of its own here. About a kilobyte a file is not worth a byte of storage, or a parse at the start.
+ * only looks into entries. It is near a kilobyte a file, to be stored and to be parsed at every start.
  */
-function slim(code: string): string {
+function slim(code: string, isShared: boolean): string {
   const parts =
-    /^(.*?)var stdin_exports=\{\};__export\(stdin_exports,(\{[^{}]*\})\);module\.exports=__toCommonJS\(stdin_exports\);(.*?)(?:0&&\(module\.exports=\{[^{}]*\}\);)?\s*$/s.exec(
+    /^(.*?)var stdin_exports=\{\};__export\(stdin_exports,(\{[^{}]*\})\);module\.exports=__toCommonJS\(stdin_exports\);(.*?)(0&&\(module\.exports=\{[^{}]*\}\);)?\s*$/s.exec(
       code,
     )
   if (parts === null)
     throw new Error('esbuild writes CommonJS in another way: look at slim() in tsup.config.ts')
-  const [, helpers, names, rest] = parts as unknown as [string, string, string, string]
+  const [, helpers = '', names, rest, list = ''] = parts
   const needed = helpers.includes('__toESM') ? helpers : 'var __defProp=Object.defineProperty;'
   // esbuild does not say that it is strict, and all of it was written for that.
-  return `"use strict";${needed}__defProp(exports,"__esModule",{value:!0});for(let[name,get]of Object.entries(${names}))__defProp(exports,name,{get,enumerable:!0});${rest}`
+  return `"use strict";${needed}var __names=__defProp({},"__esModule",{value:!0});for(let[name,get]of Object.entries(${names}))__defProp(__names,name,{get,enumerable:!0});module.exports=__names;${rest}${isShared ? '' : list}`
 }
 
 /**
@@ -110,7 +110,7 @@ export default defineConfig([
     plugins: [
       {
         name: 'commonjs',
-        async renderChunk(code) {
+        async renderChunk(code, { path }) {
           const result = await transform(code, {
             ...compact,
             format: 'cjs',
@@ -119,7 +119,7 @@ export default defineConfig([
             // A lazy chunk is CommonJS too: `require` finds it without starting the ESM loader.
             supported: { 'dynamic-import': false },
           })
-          return { code: slim(result.code) }
+          return { code: slim(result.code, basename(path).startsWith('chunk-')) }
         },
       },
     ],
