@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import { defineConfig, type Options } from 'tsup'
@@ -51,6 +52,24 @@ const globalProcess: NonNullable<Options['esbuildPlugins']>[number] = {
   },
 }
 
+/**
+ * The names inside the functions of other people's packages, which make a sixth of their size. What a stack trace shows, the
+ * functions and classes of a module, keeps its name.
+ */
+const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
+  name: 'shorter-packages',
+  setup(build) {
+    build.onLoad({ filter: /[\\/]node_modules[\\/].*\.[cm]?js$/ }, async ({ path }) => {
+      const { code } = await transform(await readFile(path, 'utf8'), {
+        minifyIdentifiers: true,
+        legalComments: 'none',
+        target: 'node20',
+      })
+      return { contents: code }
+    })
+  },
+}
+
 export default defineConfig([
   {
     ...shared,
@@ -74,6 +93,7 @@ export default defineConfig([
     },
     esbuildPlugins: [
       globalProcess,
+      shorterPackages,
       {
         // MQTT.js on Node alone: streams are Node's own, timers come from the clock, and nobody reads its debug output,
         // which would print passwords.
@@ -139,6 +159,7 @@ export default defineConfig([
     },
     esbuildPlugins: [
       globalProcess,
+      shorterPackages,
       {
         name: 'library',
         setup(build) {
