@@ -41,6 +41,8 @@ export class Case {
   proxy: HttpProxy | undefined
   /** How far the server's clock is ahead, ms. */
   aheadMs: number | undefined
+  /** Whether the service has let this device in. */
+  admitted = false
   /** What the service refused this device with. */
   refusal: DpsError | undefined
   trust: ProvisioningClientOptions['trust']
@@ -130,9 +132,11 @@ export class Case {
   /** A connection that was verified, and by preference one that a registration would take. */
   async verified(): Promise<readonly [Way, Reach & { tls: NonNullable<Reach['tls']> }] | undefined> {
     const ways = this.chosen('mqtt') ? (['mqtt', 'web'] as const) : (['web', 'mqtt'] as const)
-    for (const way of ways) {
-      const reached = await this.reach(way)
-      if (reached.tls !== undefined) return [way, { ...reached, tls: reached.tls }]
+    const both = await Promise.all(ways.map((way) => this.reach(way)))
+    // Whoever meets a server again does not look at its certificates.
+    const certificates = both.map((reached) => reached.certificates).find(({ length }) => length > 0) ?? []
+    for (const [i, reached] of both.entries()) {
+      if (reached.tls !== undefined) return [ways[i]!, { ...reached, tls: reached.tls, certificates }]
     }
     return undefined
   }

@@ -128,7 +128,9 @@ async function examine(options: Options, output: Output, listen: () => AbortSign
   return exitCode
 
   async function perform(check: Check, before: readonly Report[], on: Case): Promise<Finding> {
-    const blocking = check.needs?.find((id) => before.find((report) => report.id === id)?.stops)
+    const stopped = check.needs?.find((id) => before.find((report) => report.id === id)?.stops)
+    const failed = check.needsAll ? before.find(({ status }) => status === 'error')?.id : undefined
+    const blocking = stopped ?? failed
     if (blocking !== undefined)
       return { status: 'skipped', message: `not tried, for want of ${blocking}`, stops: true }
     try {

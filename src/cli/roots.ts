@@ -179,8 +179,9 @@ async function report(
   output.clear()
   if (found.error !== undefined) throw found.error
   const tls = found.tls!
-  const known = [...bundled(), ...extraRoots(settings.trust?.extraRoots)]
-  const root = only ?? known.find(({ name }) => name === tls.root)
+  const named = () =>
+    [...bundled(), ...extraRoots(settings.trust?.extraRoots)].find(({ name }) => name === tls.root)
+  const root = only ?? named()
   const chain = describeChain(found)
   if (kit.flag(options, 'json')) {
     output.result(

@@ -26,6 +26,8 @@ export interface Check {
   readonly id: string
   /** Ids of checks before it, without which this one says nothing. */
   readonly needs?: readonly string[]
+  /** Whether it is left where anything has failed. */
+  readonly needsAll?: boolean
   /** @throws DpsError which is then the error that was found */
   run(on: Case): Finding | Promise<Finding>
 }

@@ -43,13 +43,16 @@ function speaking(id: string, transport: TransportName, ask: (on: Case) => Promi
       if (on.factory && transport !== 'mqtt') return skipped('--factory ends before')
       if (on.refusal !== undefined) return skipped(`the service has refused this device: ${on.refusal.code}`)
       try {
-        return await ask(on)
+        const finding = await ask(on)
+        on.admitted = true
+        return finding
       } catch (error) {
         if (!kit.DpsError.is(error) || error.code === 'CANCELLED') throw error
         const finding = found(error)
         on.aheadMs ??= error.serverTime && error.serverTime.getTime() - kit.systemClock.now()
-        // Who was refused here is refused by every way.
-        if (finding.exit === kit.EXIT.refused) {
+        // Who was refused here is refused by every way; but a 403 to the upgrade may be of anybody between.
+        const byAnybody = on.admitted || (error.code === 'FORBIDDEN' && transport === 'mqtt-ws')
+        if (finding.exit === kit.EXIT.refused && !byAnybody) {
           on.refusal = error
           return { ...finding, ...(await groupKeyHint(on, error, transport)) }
         }
@@ -85,10 +88,10 @@ export const registrationChecks: readonly Check[] = [
   {
     id: 'registration',
     needs: READY,
+    needsAll: true,
     run: async (on) => {
       if (on.factory) return skipped('--factory ends before anything is registered')
       if (!on.register) return skipped('not asked for: --register does it')
-      if (on.refusal !== undefined) return skipped(`the service has refused this device: ${on.refusal.code}`)
       const { settings, library, trust = {}, idScope, credential, transports, signal, onPhase } = on
       const client = kit.withOwnCertFile(
         trust,
