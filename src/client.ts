@@ -7,6 +7,7 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
+import type { CertificateRequest } from './credential/certificate-request.ts'
 import { DpsError } from './errors.ts'
 import type {
   CallOptions,
@@ -16,6 +17,7 @@ import type {
   TransportChoice,
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
+import { hasIssuance, ISSUANCE_API_VERSION } from './protocol/issuance.ts'
 import { checkRegistrationId } from './protocol/registration-id.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
@@ -43,7 +45,13 @@ const TOKEN_LIFETIME_S = 3600
 const MAX_REPLY_BYTES = 192 * 1024
 
 const CALL_OPTIONS = new Set(['signal', 'timeoutMs'])
-const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload'])
+const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload', 'csr'])
+
+/** What a register request says beside the registration id. */
+interface RegisterContent {
+  readonly payload?: RegisterOptions['payload']
+  readonly request?: CertificateRequest
+}
 
 /**
  * A client of the Azure IoT Hub Device Provisioning Service.
@@ -73,12 +81,44 @@ export class ProvisioningClient {
    * Registers the device and waits until it is assigned to a hub. Each call is a registration of its own, which the
    * service bills.
    *
-   * @throws DpsError whose `phase` says how far it came and whose `hint` says what to do
+   * @throws DpsError whose `phase` says how far it came and whose `hint` says what to do. With a `csr` (preview) also
+   *   CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, whose `assignment` says where the device belongs all the same
    */
   async register(options: RegisterOptions = {}): Promise<Assignment> {
-    refuseUnknown('', object('options', options), REGISTER_OPTIONS)
-    const result = await this.#call({ kind: 'register' }, options, this.#options.transports, options.payload)
+    const { payload, csr } = object('options', options)
+    refuseUnknown('', options, REGISTER_OPTIONS)
+    const { transports } = this.#options
+    if (csr !== undefined) return this.#registerWithRequest(csr, options)
+    const result = await this.#call({ kind: 'register' }, options, transports, { payload })
     return createAssignment(the(result, 'assigned').registration, result)
+  }
+
+  async #registerWithRequest(
+    csr: NonNullable<RegisterOptions['csr']>,
+    options: RegisterOptions,
+  ): Promise<Assignment> {
+    const { issuanceApiVersion, transports, clock } = this.#options
+    if (!hasIssuance(issuanceApiVersion)) {
+      throw new DpsError(
+        'OPTION_INVALID',
+        'config',
+        `csr needs apiVersion ${ISSUANCE_API_VERSION} or later, which is the default with it; apiVersion is ${issuanceApiVersion}`,
+      )
+    }
+    const { checkIssuedChain, readCertificateRequest } = await import('./credential/issued-chain.ts')
+    const request = readCertificateRequest(csr)
+    const { payload } = options
+    const result = await this.#call({ kind: 'register' }, options, transports, { payload, request })
+    const { registration, issuedChain } = the(result, 'assigned')
+    const { registrationId, deviceId } = registration
+    const { chain } = checkIssuedChain({
+      elements: issuedChain,
+      publicKey: request.publicKey,
+      names: deviceId === registrationId ? [registrationId] : [registrationId, deviceId],
+      nowMs: clock.now(),
+      assignment: createAssignment(registration, result),
+    })
+    return createAssignment(registration, result, chain)
   }
 
   /**
@@ -109,7 +149,7 @@ export class ProvisioningClient {
     step: Step,
     { signal, timeoutMs }: CallOptions,
     transports: readonly TransportChoice[],
-    payload?: RegisterOptions['payload'],
+    content: RegisterContent = {},
   ): Promise<CallResult> {
     if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
       throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
@@ -124,7 +164,7 @@ export class ProvisioningClient {
       step,
       routes: choices.map((choice) => ({
         name: typeof choice === 'string' ? choice : choice.name,
-        open: (scope, early) => this.#open(choice, scope, payload, emit, early),
+        open: (scope, early) => this.#open(choice, scope, content, emit, early),
         onPipeliningRefused: this.#mayPipeline(choice) ? () => this.#unpipelined.add(choice) : undefined,
       })),
       onReached: (index) => {
@@ -156,19 +196,19 @@ export class ProvisioningClient {
   async #open(
     choice: TransportChoice,
     scope: Scope,
-    payload: RegisterOptions['payload'],
+    { payload, request }: RegisterContent,
     emit: (event: DpsEvent) => void,
     early: EarlyStep | undefined,
   ): Promise<OpenedSession> {
-    const { credential, clock, idScope, host, connectTo, connect, waitForClock, apiVersion, userAgent } =
-      this.#options
+    const { credential, clock, idScope, host, connectTo, connect, waitForClock, userAgent } = this.#options
+    const apiVersion = this.#options[request === undefined ? 'apiVersion' : 'issuanceApiVersion']
     const { signal, enter } = scope
     enter('config')
     const identity = await credential.load()
     // A credential of the caller's own is checked like any other: the id goes into the user name and the path.
     const registrationId = checkRegistrationId(identity.registrationId)
     checkIdentityAgainstPolicy(this.#policy, identity)
-    const body = registerBody(registrationId, payload)
+    const body = registerBody(registrationId, payload, request?.wireFor(registrationId))
     // A credential that became another device's meanwhile asks for nothing before that has been noticed.
     const sameDevice = (early?.registrationId ?? registrationId) === registrationId
     const transport = await selectTransport(choice)

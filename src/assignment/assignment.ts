@@ -5,6 +5,13 @@ import type { ConnectionFacts } from '../transport/transport.ts'
 
 /** Where a device belongs, and how it was learnt. Frozen; only what a `Date` allows can be changed. */
 export interface Assignment extends DeviceRegistration {
+  /**
+   * The certificates that were issued for a `csr`, checked: PEM each, the device's first and each issuer after it, as
+   * `x509({ cert })` takes them. Absent where no `csr` was sent.
+   *
+   * @beta
+   */
+  readonly issuedCertificateChain?: readonly string[]
   readonly connection: AssignmentConnection
 }
 
@@ -16,8 +23,13 @@ export interface AssignmentConnection extends ConnectionFacts {
 export function createAssignment(
   registration: DeviceRegistration,
   { connection, timingsMs }: CallResult,
+  issuedCertificateChain?: readonly string[],
 ): Assignment {
-  return deepFreeze({ ...registration, connection: { ...connection, timingsMs } })
+  return deepFreeze({
+    ...registration,
+    ...(issuedCertificateChain && { issuedCertificateChain }),
+    connection: { ...connection, timingsMs },
+  })
 }
 
 /** What the service knows of a registration, and how it was learnt. Frozen; only what a `Date` allows can be changed. */
