@@ -43,6 +43,8 @@ export class Case {
   aheadMs: number | undefined
   /** Whether the service has let this device in. */
   admitted = false
+  /** What is signed with, where it is a symmetric key. */
+  sasKey: string | undefined
   /** What the service refused this device with. */
   refusal: DpsError | undefined
   trust: ProvisioningClientOptions['trust']

@@ -1,4 +1,5 @@
 import { lookup, probe } from './contact.ts'
+import { csr } from './csr.ts'
 import { deriveKey } from './derive-key.ts'
 import { doctor } from './doctor.ts'
 import type { ExitCode } from './exit-codes.ts'
@@ -16,10 +17,11 @@ const verbs = (): Readonly<Record<string, Verb>> => ({
   lookup: lookup(),
   probe: probe(),
   roots: rootsList(),
-  'roots list': rootsList(),
+  'roots list': { ...rootsList(), about: '' },
   'roots rehearse': rootsRehearse(),
   'roots check': rootsCheck(),
   'derive-key': deriveKey(),
+  csr: csr(),
 })
 
 /** Everything that the command does but a registration. */

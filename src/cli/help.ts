@@ -20,6 +20,7 @@ export const overview = (verbs: Verbs): string =>
   `dps-device: provisions devices with the Azure IoT Hub Device Provisioning Service
 
 ${Object.entries(verbs)
+  .filter(([, { about }]) => about !== '')
   .map(([name, { about }]) => row(name, about))
   .join('\n')}
 

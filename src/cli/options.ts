@@ -112,6 +112,7 @@ export const REGISTER_OPTIONS: readonly OptionSpec[] = [
 const ALTERNATIVES: readonly (readonly (readonly string[])[])[] = [
   [['symmetric-key'], ['symmetric-key-file']],
   [['group-key'], ['group-key-file']],
+  [['key-out'], ['key']],
   [['key-passphrase'], ['key-passphrase-file']],
   [
     ['cert', 'key', 'key-passphrase', 'key-passphrase-file'],

@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process'
+import * as crypto from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { generateSymmetricKey } from '../../src/emulator/index.ts'
@@ -212,6 +213,85 @@ describe('derive-key', () => {
   })
 })
 
+describe('csr', () => {
+  const args = ['csr', '--registration-id', 'press-42']
+  const { createPrivateKey, createPublicKey } = crypto
+  const subjectOf = (pem: string) =>
+    spawnSync('openssl', ['req', '-verify', '-noout', '-subject', '-pubkey'], {
+      input: pem,
+      encoding: 'utf8',
+    })
+
+  test('makes a key for this user alone, and a request that is signed with it', async () => {
+    const [key, out] = [bench.file('new.key'), bench.file('new.csr')]
+    expect(await run([...args, '--key-out', key, '--out', out])).toEqual({
+      code: 0,
+      signal: null,
+      stdout: '',
+      stderr: '',
+    })
+    expect(statSync(key).mode & 0o777).toBe(0o600)
+    const pem = readFileSync(key)
+    expect(createPrivateKey(pem).asymmetricKeyDetails).toEqual({ namedCurve: 'secp384r1' })
+    const request = subjectOf(readFileSync(out, 'utf8'))
+    expect(request).toMatchObject({ status: 0, stdout: expect.stringMatching(/CN ?= ?press-42/) })
+    expect(request.stdout).toContain(createPublicKey(pem).export({ type: 'spki', format: 'pem' }) as string)
+    // Neither is replaced, and a request that cannot be written leaves no key behind.
+    const again = await run([...args, '--key-out', key])
+    expect(again).toMatchObject({ code: 3, stdout: '', stderr: expect.stringContaining('is there already') })
+    expect(readFileSync(key)).toEqual(pem)
+    const half = await run([...args, '--key-out', bench.file('half.key'), '--out', out])
+    expect(half).toMatchObject({ code: 3, stdout: '' })
+    expect(existsSync(bench.file('half.key'))).toBe(false)
+    expect((await run([...args, '--key-out', key, '--force'])).code).toBe(3)
+  })
+
+  test('takes a key that exists, also an encrypted one, and other kinds of new ones', async () => {
+    const encrypted = [
+      '--key',
+      bench.file('encrypted.pem'),
+      '--key-passphrase-file',
+      bench.file('passphrase'),
+    ]
+    for (const given of [['--key', bench.file('key.pem')], encrypted]) {
+      const ran = await run([...args, ...given])
+      expect(ran).toMatchObject({ code: 0, stderr: '' })
+      const expectedKey = createPublicKey(readFileSync(bench.file('key.pem'))).export({
+        type: 'spki',
+        format: 'pem',
+      })
+      expect(subjectOf(ran.stdout).stdout).toContain(expectedKey as string)
+    }
+    const key = bench.file('rsa.key')
+    const ran = await run([...args, '--key-out', key, '--key-type', 'rsa2048', '--json'])
+    expect(json(ran.stdout)).toMatchObject({
+      registrationId: 'press-42',
+      csr: expect.stringMatching(/^MII/),
+      keyFile: key,
+    })
+    expect(createPrivateKey(readFileSync(key)).asymmetricKeyType).toBe('rsa')
+  })
+
+  test('says what is missing or wrong', async () => {
+    for (const [given, exit, said] of [
+      [args, 2, '--key-out'],
+      [['csr', '--key-out', bench.file('no.key')], 2, '--registration-id'],
+      [[...args, '--key-out', bench.file('no.key'), '--key-type', 'p38'], 2, 'Did you mean p384?'],
+      [[...args, '--key', bench.file('encrypted.pem')], 3, 'encrypted'],
+      [[...args, '--key', bench.file('cert.pem')], 3, 'CREDENTIAL_UNREADABLE'],
+      [
+        [...args, '--key', bench.file('encrypted.pem'), '--key-passphrase-file', bench.file('sas.key')],
+        3,
+        'passphrase',
+      ],
+    ] as const) {
+      const ran = await run(given)
+      expect(ran).toMatchObject({ code: exit, stdout: '', stderr: expect.stringContaining(said) })
+    }
+    expect(existsSync(bench.file('no.key'))).toBe(false)
+  })
+})
+
 describe('one configuration file', () => {
   test('serves every command', async () => {
     const { idScope, address, port } = emulator
@@ -254,6 +334,7 @@ describe('help', () => {
     'roots check',
     'roots rehearse',
     'derive-key',
+    'csr',
   ]
 
   test('lists every command', async () => {

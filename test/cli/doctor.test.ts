@@ -469,6 +469,14 @@ describe('what is wrong is found in its stage', () => {
       code: 'UNAUTHORIZED',
       message: expect.stringContaining('enrollment group'),
     })
+    const credentials = { username: 'plant', password: 'behind the proxy' }
+    const proxy = await startConnectProxy({ credentials })
+    const url = proxy.url.replace('//', '//plant:behind%20the%20proxy@')
+    const through = await run([...args, '--json'], { env: { DPS_PROXY: url } })
+    await proxy.close()
+    expect(through.code).toBe(7)
+    expect(through.stdout).toContain('enrollment group')
+    expect(through.stdout).not.toMatch(/behind.{1,3}the/)
     expect(emulator.registrations.size).toBe(0)
   })
 

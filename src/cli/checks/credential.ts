@@ -15,6 +15,7 @@ export const credentialChecks: readonly Check[] = [
       const identity = await on.credential.load()
       on.identity = identity
       const { registrationId, tls, keyCurve } = identity
+      if (tls === undefined) on.sasKey = kit.lineOf(Buffer.from(secrets.at(-1) ?? ''))
       const kind = tls === undefined ? 'a symmetric key' : `a certificate, key ${keyCurve ?? 'RSA'}`
       return ok(`${registrationId}, with ${kind}`, { registrationId })
     },

@@ -64,9 +64,8 @@ function speaking(id: string, transport: TransportName, ask: (on: Case) => Promi
 
 /** The most common mistake with symmetric keys: the one of the group in place of the one of the device. */
 async function groupKeyHint(on: Case, error: DpsError, transport: TransportName): Promise<Partial<Finding>> {
-  const [secret] = on.secrets
-  const groupKey = on.identity?.tls === undefined ? kit.lineOf(Buffer.from(secret ?? '')) : ''
-  if (error.code !== 'UNAUTHORIZED' || groupKey === '') return {}
+  const { sasKey: groupKey } = on
+  if (error.code !== 'UNAUTHORIZED' || groupKey === undefined) return {}
   const { registrationId } = on.identity!
   const { deriveDeviceKey } = await import('../../factory/index.ts')
   const key = await deriveDeviceKey({ groupKey, registrationId })

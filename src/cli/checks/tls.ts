@@ -105,6 +105,6 @@ async function inspection(on: Case): Promise<Finding> {
     ? ok('none: the chain ends in a root of the service')
     : warning(
         `the chain ends in "${root}", which is none of the two roots of the service`,
-        'Right with an emulator or a cloud with roots of its own. Else the traffic is decrypted on its way: leave --extra-root out.',
+        'Right with an emulator or a cloud with roots of its own. Else the traffic is decrypted on its way: leave --roots and --extra-root out.',
       )
 }
