@@ -1,9 +1,12 @@
 import { spawnSync } from 'node:child_process'
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { dirname } from 'node:path'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
-import { createPki, generateSymmetricKey, startEmulator } from '../../src/emulator/index.ts'
+import { createPki, generateSymmetricKey, issueCertificate, startEmulator } from '../../src/emulator/index.ts'
+import { BUNDLED_ROOTS } from '../../src/index.ts'
 import { INSPECTION_CA_NAME, startConnectProxy } from '../support/connect-proxy.ts'
-import { Bench, COMMAND, type Ran, type Run, run } from './bench.ts'
+import { Bench, COMMAND, pki, type Ran, type Run, run } from './bench.ts'
 
 const GROUP_KEY = generateSymmetricKey()
 const HOUR_MS = 3_600_000
@@ -525,6 +528,68 @@ describe('what is wrong is found in its stage', () => {
     })
     const level5 = await configured('CipherString = DEFAULT:@SECLEVEL=5')
     expect(level5).toMatchObject({ exitCode: 6, failed: 'openssl.curves' })
+  })
+
+  test('a clock that is years behind: the server tells how far', async () => {
+    const hook = bench.write('past.cjs', `const { now } = Date; Date.now = () => now() - 5 * 365 * 86400000`)
+    const report = await examine(well, { env: { NODE_OPTIONS: `--require=${hook}` } })
+    expect(report).toMatchObject({ exitCode: 4, failed: 'clock.build' })
+    expect(statuses(report)).toMatchObject({
+      'credential.dates': 'skipped',
+      'tls.mqtt': 'ok',
+      'mqtt.connect': 'skipped',
+      'clock.server': 'error',
+      registration: 'skipped',
+    })
+    const { serverAheadSeconds } = report.of('clock.server').details as { serverAheadSeconds: number }
+    expect(Math.round(serverAheadSeconds / 86_400)).toBe(5 * 365)
+  })
+
+  test('a root that is not what it was when it was shipped', async () => {
+    const folder = bench.file('damaged')
+    cpSync(dirname(COMMAND), folder, { recursive: true })
+    const command = `${folder}/dps-device.cjs`
+    const { sha256 } = BUNDLED_ROOTS[0]!
+    writeFileSync(command, readFileSync(command, 'utf8').replaceAll(sha256, sha256.replace(/^./, '0')))
+    const report = await examine(well, { command: [command] })
+    expect(report).toMatchObject({ exitCode: 3, failed: 'roots.g2' })
+    expect(report.of('roots.ms2017').status).toBe('ok')
+  })
+
+  test('the certificate of the server: another name, or nearly at its end', async () => {
+    const issue = async (san: string, days: number) => {
+      const { chainPem, keyPem } = await issueCertificate({
+        subject: san,
+        issuer: pki.serverIntermediate,
+        sans: [san],
+        eku: ['serverAuth'],
+        keyType: 'rsa-2048',
+        notBefore: new Date(Date.now() - HOUR_MS),
+        notAfter: new Date(Date.now() + days * 24 * HOUR_MS),
+      })
+      return Bench.open({ serverCertificate: { cert: chainPem, key: keyPem } })
+    }
+    for (const [san, days, exit, found] of [
+      ['other.example', 90, 6, { 'tls.mqtt': 'error', 'tls.web': 'warning', 'tls.host-name': 'skipped' }],
+      [emulator.host, 1.5, 0, { 'tls.mqtt': 'ok', 'tls.host-name': 'ok', 'tls.leaf': 'warning' }],
+    ] as const) {
+      const other = await issue(san, days)
+      try {
+        const report = await examine(['doctor', ...other.there.slice(1), ...other.trust, ...other.x509])
+        expect(report.exitCode).toBe(exit)
+        expect(statuses(report)).toMatchObject(found)
+        if (exit === 6) expect(report.of('tls.mqtt').code).toBe('SERVER_NAME_MISMATCH')
+      } finally {
+        await other.close()
+      }
+    }
+  })
+
+  test('a name of one family or of two', async () => {
+    const report = await examine(well.map((arg) => (arg === emulator.address ? 'localhost' : arg)))
+    expect(report.exitCode).toBe(0)
+    expect(statuses(report)).toMatchObject({ 'dns.ipv4': 'ok', 'dns.ipv6': 'ok', 'tcp.mqtt': 'ok' })
+    expect(report.of('dns.ipv4').message).toBe('127.0.0.1')
   })
 
   test('a service that falls silent', async () => {
