@@ -37,17 +37,18 @@ const globalProcess: NonNullable<Options['esbuildPlugins']>[number] = {
 /**
  * The command in one file, for its start: it holds what a registration over MQTT takes, and asks the library for the rest.
  * scripts/finish-build.mjs puts the lines before it that start Node. All but `register` is a file of its own, which is handed
- * what the first has (src/cli/kit.ts) and asks the library too.
+ * what the first has (src/cli/kit.ts) and asks the library too. Names are short in both, which nobody calls: that is a quarter
+ * of the two files, and of a fault the command prints the place.
  */
-const command = (entry: Record<string, string>, minifyIdentifiers: boolean): Options => ({
+const command = (entry: Record<string, string>, metafile: boolean): Options => ({
   ...shared,
   entry,
   format: ['cjs'],
   outExtension: () => ({ js: '.cjs' }),
   splitting: false,
-  metafile: !minifyIdentifiers,
+  metafile,
   esbuildOptions: (options) => {
-    Object.assign(options, compact, { minifyIdentifiers, supported: { 'dynamic-import': false } })
+    Object.assign(options, compact, { minifyIdentifiers: true, supported: { 'dynamic-import': false } })
   },
   esbuildPlugins: [
     globalProcess,
@@ -144,6 +145,6 @@ export default defineConfig([
     ],
   },
   { ...shared, format: ['cjs'], dts: { only: true } },
-  command({ 'dps-device': 'src/cli/bin.ts' }, false),
-  command({ commands: 'src/cli/commands.ts' }, true),
+  command({ 'dps-device': 'src/cli/bin.ts' }, true),
+  command({ commands: 'src/cli/commands.ts' }, false),
 ])
