@@ -33,6 +33,8 @@ export class Case {
   readonly ports: Readonly<Record<Way, number>>
   readonly factory: boolean
   readonly register: boolean
+  /** Whether to have none is an error. */
+  needsCredential: boolean
   /** What must not be printed, as it was given. */
   readonly secrets: (string | Buffer)[] = []
   credential: Credential | undefined
@@ -75,6 +77,7 @@ export class Case {
     this.timeoutMs = kit.timeoutOf(options) ?? DEFAULT_TIMEOUT_MS
     this.factory = flag(options, 'factory')
     this.register = flag(options, 'register')
+    this.needsCredential = this.factory
     for (const proxy of [settings.proxy, ...PROXY_VARIABLES.map((name) => process.env[name])]) {
       // By the text: what is no URL may hold a password all the same.
       const [, user, password = ''] = /^(?:[^/]*\/\/)?([^:]*):(.*)@/.exec(`${proxy ?? ''}`) ?? []

@@ -1,7 +1,7 @@
 import { lookup, probe } from './contact.ts'
 import { csr } from './csr.ts'
 import { deriveKey } from './derive-key.ts'
-import { doctor } from './doctor.ts'
+import { doctor, inspect } from './doctor.ts'
 import type { ExitCode } from './exit-codes.ts'
 import { helpOf, overview } from './help.ts'
 import { hold, type Kit, kit } from './kit.ts'
@@ -16,6 +16,7 @@ const verbs = (): Readonly<Record<string, Verb>> => ({
   register: registration(),
   lookup: lookup(),
   probe: probe(),
+  inspect: inspect(),
   roots: rootsList(),
   'roots list': { ...rootsList(), about: '' },
   'roots rehearse': rootsRehearse(),

@@ -35,7 +35,7 @@ const MORE: readonly OptionSpec[] = [
   },
 ]
 
-export const STRICT = MORE[2]!
+const STRICT = MORE.find(({ name }) => name === 'strict')!
 
 export const doctor = (): Verb => ({
   about: 'checks everything between this device and its registration, and says what to do',
@@ -52,7 +52,20 @@ key, passphrase, token or password in it: it may be pasted into a ticket.
 --transport names what the device will use: trouble with a port that it does not need is a warning. --timeout is that of
 each connection here, and 20 by default. The exit code is that of the first step that failed.`,
   options: optionsOf(['id-scope', ...CREDENTIAL, 'transport', ...NETWORK, 'payload', 'api-version'], MORE),
-  run: (options, output) => kit.perform(options, output, (listen) => examine(options, output, listen)),
+  run: (options, output) => examine(options, output, allChecks()),
+})
+
+export const inspect = (): Verb => ({
+  about: 'looks at a certificate and its key, or at a symmetric key, and sends nothing',
+  help: `Looks at the credential of a device as a registration would, and says what is wrong with it and what to do: whether key and
+certificate belong together, the chain, the registration id, the kind of key, the dates. Nothing is sent.
+
+  dps-device inspect --cert device.pem --key device.key
+  dps-device inspect --cert device.pem --key device.key --registration-id press-42 --strict --json
+
+Exit code ${kit.EXIT.config} for what cannot be used, ${kit.EXIT.clock} for dates, and with --strict ${kit.EXIT.warnings} for warnings.`,
+  options: optionsOf(CREDENTIAL, [STRICT]),
+  run: (options, output) => examine(options, output, offlineChecks(), true),
 })
 
 interface Report extends Finding {
@@ -60,7 +73,23 @@ interface Report extends Finding {
   readonly durationMs: number
 }
 
-async function examine(options: Options, output: Output, listen: () => AbortSignal): Promise<ExitCode> {
+/** Makes the checks, one after the other, and tells what they found. */
+function examine(
+  options: Options,
+  output: Output,
+  checks: readonly Check[],
+  offline = false,
+): Promise<ExitCode> {
+  return kit.perform(options, output, (listen) => examineWith(options, output, listen, checks, offline))
+}
+
+async function examineWith(
+  options: Options,
+  output: Output,
+  listen: () => AbortSignal,
+  checks: readonly Check[],
+  offline: boolean,
+): Promise<ExitCode> {
   const { EXIT, flag, systemClock, DpsError } = kit
   const [json, quiet] = [flag(options, 'json'), flag(options, 'quiet')]
   if (flag(options, 'factory') && flag(options, 'register')) {
@@ -76,7 +105,8 @@ async function examine(options: Options, output: Output, listen: () => AbortSign
     (phase) => quiet || output.progress(`${current}: ${phase} …`),
   )
   const reports: Report[] = []
-  for (const check of allChecks()) {
+  on.needsCredential ||= offline
+  for (const check of checks) {
     current = check.id
     if (!quiet) output.progress(`${current} …`)
     const startedAt = systemClock.monotonic()
@@ -142,6 +172,13 @@ async function examine(options: Options, output: Output, listen: () => AbortSign
     }
   }
 }
+
+/** All that can be said of a credential by itself. */
+const offlineChecks = (): readonly Check[] => [
+  ...configChecks.filter(({ id }) => id === 'config.registration-id'),
+  ...clockChecks,
+  ...credentialChecks,
+]
 
 /** In the order of the flow. */
 const allChecks = (): readonly Check[] => [

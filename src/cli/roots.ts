@@ -216,7 +216,7 @@ async function report(
 }
 
 /** As it was presented, leaf first. */
-export const describeChain = ({ certificates }: Reach) =>
+export const describeChain = ({ certificates }: Pick<Reach, 'certificates'>) =>
   certificates.map((certificate) => ({
     subject: kit.commonName(certificate.subject),
     issuer: kit.commonName(certificate.issuer),

@@ -213,6 +213,70 @@ describe('derive-key', () => {
   })
 })
 
+describe('inspect', () => {
+  const examine = async (args: readonly string[], more: readonly string[] = []) => {
+    const ran = await run(['inspect', ...args, ...more, '--json'])
+    expect(ran.stderr).toBe('')
+    const report = JSON.parse(ran.stdout) as {
+      exitCode: number
+      failed?: string
+      checks: { id: string; status: string; next?: string; details?: { days?: number } }[]
+    }
+    expect(report.exitCode).toBe(ran.code)
+    for (const { status, next } of report.checks) {
+      if (status === 'error' || status === 'warning') expect(next).toMatch(/\w{3}/)
+    }
+    return { ...report, of: (id: string) => report.checks.find((check) => check.id === id) }
+  }
+  const files = (cert: string, key: string) => ['--cert', bench.file(cert), '--key', bench.file(key)]
+  const issued = async (name: string, days: number) => {
+    const notAfter = new Date(Date.now() + days * 86_400_000)
+    const { cert, key } = await emulator.issueDeviceCertificate({
+      registrationId: name,
+      validity: { notAfter },
+    })
+    return ['--cert', bench.write(`${name}.pem`, cert), '--key', bench.write(`${name}.key`, key)]
+  }
+
+  test('finds nothing wrong with what is well, and sends nothing', async () => {
+    const before = emulator.log.connections.length
+    for (const args of [x509, bench.sas]) {
+      const report = await examine(args)
+      expect(report).toMatchObject({ exitCode: 0 })
+      expect(report.of('credential.read')?.status).toBe('ok')
+    }
+    expect(emulator.log.connections).toHaveLength(before)
+    const { stdout } = await run(['inspect', ...x509])
+    expect(stdout).toMatch(/credential\.chain +press-1 < Emulator Device CA < Emulator Device Root\n/)
+  })
+
+  test('tells what cannot be used, by the stage', async () => {
+    for (const [args, exit, failed] of [
+      [[], 2, 'credential.read'],
+      [files('cert.pem', 'expired-key.pem'), 3, 'credential.read'],
+      [files('key.pem', 'key.pem'), 3, 'credential.read'],
+      [files('nowhere.pem', 'key.pem'), 3, 'credential.read'],
+      [[...x509, '--registration-id', 'press-2'], 3, 'credential.read'],
+      [[...x509, '--registration-id', 'press 2'], 2, 'config.registration-id'],
+      [files('expired.pem', 'expired-key.pem'), 4, 'credential.dates'],
+      [['--registration-id', 'a', '--symmetric-key-file', bench.file('passphrase')], 3, 'credential.read'],
+    ] as const) {
+      expect(await examine(args)).toMatchObject({ exitCode: exit, failed })
+    }
+  })
+
+  test('warns of what will not last or is unusual, and fails by that where it is strict', async () => {
+    const soon = await issued('press-7', 10.5)
+    const report = await examine(soon)
+    expect(report.exitCode).toBe(0)
+    expect(report.of('credential.dates')).toMatchObject({ status: 'warning', details: { days: 10 } })
+    expect((await examine(soon, ['--strict'])).exitCode).toBe(9)
+    expect((await examine(await issued('press-8', 40), ['--strict'])).exitCode).toBe(0)
+    const stranger = await examine(files('stranger.pem', 'stranger-key.pem'))
+    expect(stranger.of('credential.chain')?.status).toBe('warning')
+  })
+})
+
 describe('csr', () => {
   const args = ['csr', '--registration-id', 'press-42']
   const { createPrivateKey, createPublicKey } = crypto
@@ -330,6 +394,7 @@ describe('help', () => {
     'register',
     'lookup',
     'probe',
+    'inspect',
     'roots',
     'roots check',
     'roots rehearse',

@@ -51,6 +51,7 @@ const ALL = [
   'roots.ms2017',
   'roots.trust',
   'credential.read',
+  'credential.chain',
   'credential.dates',
   'dns.ipv4',
   'dns.ipv6',
