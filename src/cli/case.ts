@@ -13,7 +13,7 @@ export type Way = 'mqtt' | 'web'
 
 export const wayOf = (transport: TransportName): Way => (transport === 'mqtt' ? 'mqtt' : 'web')
 
-const DEFAULT_TIMEOUT_MS = 20_000
+export const DEFAULT_TIMEOUT_S = 20
 
 /** One device and its way to the service: what was given, and what the checks have found out so far. */
 export class Case {
@@ -74,7 +74,7 @@ export class Case {
     this.address = settings.connectTo ?? this.host
     this.idScope = text(options, 'id-scope')
     this.transports = kit.transportsOf(options)
-    this.timeoutMs = kit.timeoutOf(options) ?? DEFAULT_TIMEOUT_MS
+    this.timeoutMs = kit.timeoutOf(options) ?? DEFAULT_TIMEOUT_S * 1000
     this.factory = flag(options, 'factory')
     this.register = flag(options, 'register')
     this.needsCredential = this.factory

@@ -5,7 +5,7 @@ import type { Options } from './options.ts'
 import type { Output } from './output.ts'
 import { CREDENTIAL, NETWORK, optionsOf, type Verb } from './verb.ts'
 
-const ALL = ['id-scope', ...CREDENTIAL, 'transport', ...NETWORK, 'api-version']
+const ALL = ['id-scope', ...CREDENTIAL, 'transport', ...NETWORK, 'timeout', 'api-version']
 
 export const lookup = (): Verb => ({
   about: 'asks what the service knows of this device; registers nothing',

@@ -1,4 +1,4 @@
-import { Case } from './case.ts'
+import { Case, DEFAULT_TIMEOUT_S } from './case.ts'
 import type { Check, Finding, Status } from './checks/check.ts'
 import { found, plural } from './checks/check.ts'
 import { clockChecks, skewChecks } from './checks/clock.ts'
@@ -17,7 +17,7 @@ import { kit } from './kit.ts'
 import type { OptionSpec, Options } from './options.ts'
 import type { Output } from './output.ts'
 import { redactor } from './redact.ts'
-import { CREDENTIAL, NETWORK, optionsOf, type Verb } from './verb.ts'
+import { CREDENTIAL, NETWORK, optionsOf, timeoutOf, type Verb } from './verb.ts'
 
 const MORE: readonly OptionSpec[] = [
   { name: 'register', kind: 'flag', help: 'at the end registers the device, if nothing stands against it' },
@@ -33,6 +33,7 @@ const MORE: readonly OptionSpec[] = [
     value: 'PORT',
     help: 'of mqtt-ws and https, where it is not that of --port',
   },
+  timeoutOf(DEFAULT_TIMEOUT_S),
 ]
 
 const STRICT = MORE.find(({ name }) => name === 'strict')!
@@ -49,8 +50,8 @@ key, passphrase, token or password in it: it may be pasted into a ticket.
   dps-device doctor --config device.json --factory --json
   dps-device doctor --config device.json --register
 
---transport names what the device will use: trouble with a port that it does not need is a warning. --timeout is that of
-each connection here, and 20 by default. The exit code is that of the first step that failed.`,
+--transport names what the device will use: trouble with a port that it does not need is a warning. The exit
+code is that of the first step that failed.`,
   options: optionsOf(['id-scope', ...CREDENTIAL, 'transport', ...NETWORK, 'payload', 'api-version'], MORE),
   run: (options, output) => examine(options, output, allChecks()),
 })

@@ -36,7 +36,7 @@ ${exitCodes()}`
 export function helpOf(name: string, { help, operand, options }: Verb, verbs: Verbs): string {
   const shown = options.filter(({ kind }) => kind !== 'secret')
   const secrets = options.filter(({ kind }) => kind === 'secret')
-  const example = shown[0]!.name
+  const example = (shown.find(({ name }) => name.includes('-')) ?? shown[0]!).name
   const others = Object.keys(verbs).filter((other) => other.startsWith(`${name} `))
   const { environmentName, fileName } = kit
   return `dps-device ${name}${operand === undefined ? '' : ` [${operand.toUpperCase()}]`}

@@ -3,7 +3,7 @@ import { kit } from './kit.ts'
 import type { OptionSpec, Options } from './options.ts'
 import type { Output } from './output.ts'
 import { type Reach, reach } from './reach.ts'
-import { NETWORK, optionsOf, type Verb } from './verb.ts'
+import { NETWORK, optionsOf, timeoutOf, type Verb } from './verb.ts'
 
 /** A root by the names that it may be called. */
 export interface KnownRoot {
@@ -72,6 +72,8 @@ export const rootsList = (): Verb => ({
   },
 })
 
+const DEFAULT_TIMEOUT_S = 30
+
 const HOST: OptionSpec = {
   name: 'host',
   kind: 'text',
@@ -87,7 +89,7 @@ refused, with the name of who issued it.
 
   dps-device roots check global.azure-devices-provisioning.net
   dps-device roots check my-hub.azure-devices.net --port 443`,
-  options: optionsOf(WHERE, [HOST]),
+  options: optionsOf(WHERE, [HOST, timeoutOf(DEFAULT_TIMEOUT_S)]),
   operand: 'host',
   run: (options, output) =>
     kit.perform(options, output, async (listen) => {
@@ -114,6 +116,7 @@ Exit code ${kit.EXIT.ok} where the chain ends in that root, ${kit.EXIT.tls} wher
       help: 'g2 or ms2017; of any root also its name, or the beginning of its SHA-256',
     },
     HOST,
+    timeoutOf(DEFAULT_TIMEOUT_S),
   ]),
   operand: 'only',
   run: (options, output) =>
@@ -173,7 +176,7 @@ async function report(
     settings,
     port: kit.number(options, 'port') ?? DEFAULT_PORT,
     signal,
-    timeoutMs: kit.timeoutOf(options) ?? 30_000,
+    timeoutMs: kit.timeoutOf(options) ?? DEFAULT_TIMEOUT_S * 1000,
     onPhase: (phase) => quiet || output.progress(`${phase} …`),
   })
   output.clear()

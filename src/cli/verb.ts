@@ -34,7 +34,15 @@ export const CREDENTIAL = [
   'symmetric-key-file',
   'symmetric-key',
 ]
-export const NETWORK = ['host', 'port', 'connect-to', 'proxy', 'roots', 'extra-root', 'timeout']
+export const NETWORK = ['host', 'port', 'connect-to', 'proxy', 'roots', 'extra-root']
+
+/** Where it is that of each connection. */
+export const timeoutOf = (seconds: number): OptionSpec => ({
+  name: 'timeout',
+  kind: 'number',
+  value: 'SECONDS',
+  help: `for each connection; default ${seconds}`,
+})
 
 export const registration = (): Verb => ({
   about: 'registers this device and prints the hub that it is assigned to',
