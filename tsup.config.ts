@@ -1,4 +1,4 @@
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import { defineConfig, type Options } from 'tsup'
 
@@ -20,6 +20,23 @@ const shared: Options = {
 
 // Whitespace costs parsing time on a small board; names stay, so that a stack trace from the field can be read.
 const compact = { minifyWhitespace: true, minifySyntax: true, legalComments: 'none' } as const
+
+/**
+ * esbuild gives every CommonJS file all of its helpers, of which most use one, and a list of the names for ESM to find, which
+ * only looks into entries. It is near a kilobyte a file, to be stored and to be parsed at every start.
+ */
+function slim(code: string, isShared: boolean): string {
+  const parts =
+    /^(.*?)var stdin_exports=\{\};__export\(stdin_exports,(\{[^{}]*\})\);module\.exports=__toCommonJS\(stdin_exports\);(.*?)(0&&\(module\.exports=\{[^{}]*\}\);)?\s*$/s.exec(
+      code,
+    )
+  if (parts === null)
+    throw new Error('esbuild writes CommonJS in another way: look at slim() in tsup.config.ts')
+  const [, helpers = '', names, rest, list = ''] = parts
+  const needed = helpers.includes('__toESM') ? helpers : 'var __defProp=Object.defineProperty;'
+  // esbuild does not say that it is strict, and all of it was written for that.
+  return `"use strict";${needed}var __names=__defProp({},"__esModule",{value:!0});for(let[name,get]of Object.entries(${names}))__defProp(__names,name,{get,enumerable:!0});module.exports=__names;${rest}${isShared ? '' : list}`
+}
 
 /**
  * `node:process` is the global of that name, and Node makes standard input, output and error of it when it is imported.
@@ -64,6 +81,10 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         // Not reached: the command brings its one transport, and the library has these by itself.
         build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
           kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
+        )
+        // Not reached either: the command sends no signing request.
+        build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
+          kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
         )
       },
     },
@@ -129,7 +150,7 @@ export default defineConfig([
     plugins: [
       {
         name: 'commonjs',
-        async renderChunk(code) {
+        async renderChunk(code, { path }) {
           const result = await transform(code, {
             ...compact,
             format: 'cjs',
@@ -138,8 +159,7 @@ export default defineConfig([
             // A lazy chunk is CommonJS too: `require` finds it without starting the ESM loader.
             supported: { 'dynamic-import': false },
           })
-          // esbuild does not say it, and all of it was written for it.
-          return { code: `"use strict";${result.code}` }
+          return { code: slim(result.code, basename(path).startsWith('chunk-')) }
         },
       },
     ],

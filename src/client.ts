@@ -7,8 +7,8 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
-import type { CertificateRequest } from './credential/certificate-request.ts'
 import { DpsError } from './errors.ts'
+import type { Issuance } from './issuance.ts'
 import type {
   CallOptions,
   DpsEvent,
@@ -17,7 +17,6 @@ import type {
   TransportChoice,
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
-import { hasIssuance, ISSUANCE_API_VERSION } from './protocol/issuance.ts'
 import { checkRegistrationId } from './protocol/registration-id.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
@@ -50,7 +49,7 @@ const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload', 'csr'])
 /** What a register request says beside the registration id. */
 interface RegisterContent {
   readonly payload?: RegisterOptions['payload']
-  readonly request?: CertificateRequest
+  readonly issuance?: Issuance | undefined
 }
 
 /**
@@ -85,40 +84,15 @@ export class ProvisioningClient {
    *   CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, whose `assignment` says where the device belongs all the same
    */
   async register(options: RegisterOptions = {}): Promise<Assignment> {
-    const { payload, csr } = object('options', options)
-    refuseUnknown('', options, REGISTER_OPTIONS)
-    const { transports } = this.#options
-    if (csr !== undefined) return this.#registerWithRequest(csr, options)
-    const result = await this.#call({ kind: 'register' }, options, transports, { payload })
-    return createAssignment(the(result, 'assigned').registration, result)
-  }
-
-  async #registerWithRequest(
-    csr: NonNullable<RegisterOptions['csr']>,
-    options: RegisterOptions,
-  ): Promise<Assignment> {
-    const { issuanceApiVersion, transports, clock } = this.#options
-    if (!hasIssuance(issuanceApiVersion)) {
-      throw new DpsError(
-        'OPTION_INVALID',
-        'config',
-        `csr needs apiVersion ${ISSUANCE_API_VERSION} or later, which is the default with it; apiVersion is ${issuanceApiVersion}`,
-      )
-    }
-    const { checkIssuedChain, readCertificateRequest } = await import('./credential/issued-chain.ts')
-    const request = readCertificateRequest(csr)
-    const { payload } = options
-    const result = await this.#call({ kind: 'register' }, options, transports, { payload, request })
+    refuseUnknown('', object('options', options), REGISTER_OPTIONS)
+    const { payload, csr } = options
+    const { transports, issuanceApiVersion, clock } = this.#options
+    const issuance =
+      csr === undefined ? undefined : (await import('./issuance.ts')).issuanceFor(csr, issuanceApiVersion)
+    const result = await this.#call({ kind: 'register' }, options, transports, { payload, issuance })
     const { registration, issuedChain } = the(result, 'assigned')
-    const { registrationId, deviceId } = registration
-    const { chain } = checkIssuedChain({
-      elements: issuedChain,
-      publicKey: request.publicKey,
-      names: deviceId === registrationId ? [registrationId] : [registrationId, deviceId],
-      nowMs: clock.now(),
-      assignment: createAssignment(registration, result),
-    })
-    return createAssignment(registration, result, chain)
+    const assignment = createAssignment(registration, result)
+    return issuance === undefined ? assignment : issuance.complete(assignment, issuedChain, clock.now())
   }
 
   /**
@@ -196,19 +170,19 @@ export class ProvisioningClient {
   async #open(
     choice: TransportChoice,
     scope: Scope,
-    { payload, request }: RegisterContent,
+    { payload, issuance }: RegisterContent,
     emit: (event: DpsEvent) => void,
     early: EarlyStep | undefined,
   ): Promise<OpenedSession> {
     const { credential, clock, idScope, host, connectTo, connect, waitForClock, userAgent } = this.#options
-    const apiVersion = this.#options[request === undefined ? 'apiVersion' : 'issuanceApiVersion']
+    const apiVersion = this.#options[issuance === undefined ? 'apiVersion' : 'issuanceApiVersion']
     const { signal, enter } = scope
     enter('config')
     const identity = await credential.load()
     // A credential of the caller's own is checked like any other: the id goes into the user name and the path.
     const registrationId = checkRegistrationId(identity.registrationId)
     checkIdentityAgainstPolicy(this.#policy, identity)
-    const body = registerBody(registrationId, payload, request?.wireFor(registrationId))
+    const body = registerBody(registrationId, payload, issuance?.wireFor(registrationId))
     // A credential that became another device's meanwhile asks for nothing before that has been noticed.
     const sameDevice = (early?.registrationId ?? registrationId) === registrationId
     const transport = await selectTransport(choice)

@@ -23,13 +23,8 @@ export interface AssignmentConnection extends ConnectionFacts {
 export function createAssignment(
   registration: DeviceRegistration,
   { connection, timingsMs }: CallResult,
-  issuedCertificateChain?: readonly string[],
 ): Assignment {
-  return deepFreeze({
-    ...registration,
-    ...(issuedCertificateChain && { issuedCertificateChain }),
-    connection: { ...connection, timingsMs },
-  })
+  return deepFreeze({ ...registration, connection: { ...connection, timingsMs } })
 }
 
 /** What the service knows of a registration, and how it was learnt. Frozen; only what a `Date` allows can be changed. */

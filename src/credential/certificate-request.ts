@@ -50,8 +50,13 @@ export function readCertificateRequest(input: unknown): CertificateRequest {
   const isWhole = outer?.tag === SEQUENCE && outer.end === der.length
   const [info, algorithm, signature, ...more] = isWhole ? partsOf(outer) : []
   const [version, subject, spki, attributes] = partsOf(info)
+  // A damaged name of the algorithm is not taken for one that is not known here.
+  const [oid] = partsOf(algorithm)
   const isRequest =
-    signature?.tag === 0x03 && version?.content.toString('hex') === '00' && attributes?.tag === 0xa0
+    signature?.tag === 0x03 &&
+    oid?.tag === 0x06 &&
+    version?.content.toString('hex') === '00' &&
+    attributes?.tag === 0xa0
   if (!isRequest || more.length > 0)
     throw invalid('is no certificate signing request: PKCS#10 in DER, and nothing else')
 
@@ -61,7 +66,7 @@ export function readCertificateRequest(input: unknown): CertificateRequest {
   } catch (cause) {
     throw invalid('has a public key that OpenSSL does not read', cause)
   }
-  const digest = DIGESTS[partsOf(algorithm)[0]?.whole.toString('hex') ?? '']
+  const digest = DIGESTS[oid!.whole.toString('hex')]
   if (digest !== undefined && !isSigned(digest, info!.whole, publicKey, signature!.content.subarray(1))) {
     throw invalid('was not signed by the key that it is for, or was changed since')
   }

@@ -1,14 +1,12 @@
 import type { KeyObject, X509Certificate } from 'node:crypto'
 import type { Assignment } from '../assignment/assignment.ts'
+import { printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import { isoTime } from '../iso-time.ts'
 import { printable } from '../printable.ts'
 import { sameRegistrationId } from '../protocol/registration-id.ts'
 import { decodeBase64 } from './base64.ts'
 import { readCertificates } from './pem.ts'
-import { isIssuedBy, nameOf } from './x509.ts'
-
-export { type CertificateRequest, readCertificateRequest } from './certificate-request.ts'
 
 /** Chains of two and three have been seen; a cross-signed one has a few more. */
 const MAX_CERTIFICATES = 10
@@ -124,11 +122,10 @@ export function checkIssuedChain({
   }
   if (!isRoot && [...others].some(({ subject }) => subject === top.issuer)) {
     throw invalid(
-      `${nameOf(top)} was not signed by ${nameOf({ subject: top.issuer })}, whose name it bears as its issuer`,
+      `${printableName(top.subject)} was not signed by ${printableName(top.issuer)}, whose name it bears as its issuer`,
     )
   }
-  if (chain.length === 1)
-    throw invalid(`its issuer, ${nameOf({ subject: leaf.issuer })}, is not in the reply`)
+  if (chain.length === 1) throw invalid(`its issuer, ${printableName(leaf.issuer)}, is not in the reply`)
 
   // Not from `subject`, which is text in which a value may imitate the next attribute.
   const commonNames = ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])
@@ -141,7 +138,7 @@ export function checkIssuedChain({
     const { fromMs, untilMs } = periodOf(certificate)
     if (nowMs + FRESH_TOLERANCE_MS >= fromMs && nowMs < untilMs) continue
     throw invalid(
-      `by this device's clock it is ${isoTime(nowMs)}, and ${nameOf(certificate)} is valid from ${isoTime(fromMs)} to ${isoTime(untilMs)}`,
+      `by this device's clock it is ${isoTime(nowMs)}, and ${printableName(certificate.subject)} is valid from ${isoTime(fromMs)} to ${isoTime(untilMs)}`,
       'Compare the clock with the dates in the message; if it is right, look at the lifetime in the certificate policy.',
     )
   }
@@ -173,6 +170,15 @@ function certificatesIn(element: unknown, name: string): readonly X509Certificat
   } catch (error) {
     if (DpsError.is(error)) return error
     throw error
+  }
+}
+
+function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+  try {
+    return subject.checkIssued(issuer) && subject.verify(issuer.publicKey)
+  } catch {
+    // The issuer's key is of another kind than the signature, or of one that OpenSSL does not know.
+    return false
   }
 }
 

@@ -285,7 +285,7 @@ function whyNotIssuedBy(subject: X509Certificate, issuer: X509Certificate): stri
   return 'the names agree, but the signature was made with another key'
 }
 
-export function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
   return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
 }
 
@@ -392,7 +392,7 @@ function checkDates(periods: readonly Period[], nowMs: number): void {
   }
 }
 
-export function nameOf({ subject }: { subject?: string }): string {
+function nameOf({ subject }: { subject?: string }): string {
   return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 

@@ -238,7 +238,7 @@ const failures: readonly Failure[] = [
     exit: 5,
     code: 'CONNECTION_REFUSED',
     phase: 'tcp',
-    args: () => [...there.slice(0, -1), '1', ...trust, ...x509, '--timeout', '8'],
+    args: () => [...there.slice(0, -1), '1', ...trust, ...x509, '--timeout', '3'],
   },
   {
     name: 'a server that no trusted root stands behind',

@@ -7,7 +7,6 @@ import { type CertificateSigningRequest, createCsr } from '../../src/factory/ind
 import { connectHub, provisionAndConnect } from '../../src/hub/index.ts'
 import {
   type Credential,
-  DpsError,
   fileStore,
   ProvisioningClient,
   type ProvisioningClientOptions,
@@ -299,11 +298,4 @@ describe('provision', () => {
     await expectDpsError(provisionAndConnect(options as never), 'OPTION_INVALID', 'config')
     expect(emulator.log.connections).toEqual([])
   })
-})
-
-it('what was assigned is not printed with an error', () => {
-  const error = new DpsError('CERTIFICATE_NOT_ISSUED', 'parse', 'm', {
-    assignment: { payload: 'p' } as never,
-  })
-  expect(Object.keys(error)).not.toContain('assignment')
 })

@@ -106,6 +106,14 @@ describe('a certificate signing request', () => {
     await refuses(input(), why)
   })
 
+  it('with a damaged algorithm is not taken for one with an algorithm that is not known', async () => {
+    const { csr } = opensslCsr(id, 'rsa')
+    const der = Buffer.from(csr, 'base64')
+    // sha256WithRSAEncryption, and NULL as its parameters.
+    der[der.indexOf(Buffer.from('01010b0500', 'hex')) + 4] = 1
+    await refuses(der.toString('base64'), /no certificate signing request/)
+  })
+
   it('never prints a private key that was given in its place', async () => {
     const error = await refuses(made.key, /no CERTIFICATE REQUEST/)
     expect(JSON.stringify(error)).not.toContain(made.key!.split('\n')[1])

@@ -1,4 +1,8 @@
+import { execFileSync } from 'node:child_process'
 import { createPublicKey, generateKeyPairSync, type KeyObject, X509Certificate } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { checkIssuedChain, FRESH_TOLERANCE_MS } from '../../../src/credential/issued-chain.ts'
 import {
@@ -9,6 +13,7 @@ import {
   type SignedCertificate,
 } from '../../../src/emulator/index.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
+import { opensslCsr } from '../emulator/raw-csr.ts'
 
 const NOW = Date.UTC(2026, 10, 24)
 const DAY = 86_400_000
@@ -287,6 +292,32 @@ describe('a lie in an issued chain', () => {
   ]
   it.each(lies)('%s is refused', async (_, elements, why) => {
     await refuses(await elements(), why)
+  })
+
+  it('a second CN is refused, whatever the first is', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'issued-'))
+    try {
+      const { csr, publicKey } = opensslCsr('/CN=sensor-1/CN=sensor-2')
+      const file = (name: string) => join(folder, name)
+      writeFileSync(file('csr'), Buffer.from(csr, 'base64'))
+      writeFileSync(file('ca.pem'), issuing.certPem)
+      writeFileSync(file('ca.key'), issuing.keyPem)
+      const authority = ['-CA', file('ca.pem'), '-CAkey', file('ca.key'), '-set_serial', '1', '-days', '400']
+      const args = ['x509', '-req', '-inform', 'DER', '-in', file('csr'), ...authority, '-outform', 'DER']
+      const twice = execFileSync('openssl', args, { stdio: ['ignore', 'pipe', 'ignore'] })
+      const elements = [twice.toString('base64'), der(issuing)]
+      const given = { elements, publicKey: createPublicKey(publicKey), nowMs: NOW }
+      for (const names of [['sensor-1'], ['sensor-2'], ['sensor-1', 'sensor-2']]) {
+        const error = await expectDpsError(
+          () => checkIssuedChain({ ...given, names }),
+          'ISSUED_CERTIFICATE_INVALID',
+          'parse',
+        )
+        expect(error.message).toContain('its CN is "sensor-1" and "sensor-2"')
+      }
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
   })
 
   it('a certificate that signs itself is refused', async () => {
