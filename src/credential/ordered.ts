@@ -45,8 +45,14 @@ export class OrderedCredentials {
    */
   async load(index: number): Promise<Identity> {
     const identity = await this.#load(index)
-    for (const other of this.#unread) {
-      if (other > index) await this.#load(other).catch(() => undefined)
+    for (const other of this.#all.keys()) {
+      const known = this.#read[other]?.registrationId
+      // One of another device may have been replaced too since it was read.
+      const isDue =
+        known === undefined
+          ? other > index && this.#unread.has(other)
+          : !sameRegistrationId(known, identity.registrationId)
+      if (other !== index && isDue) await this.#load(other).catch(() => undefined)
     }
     this.#checkDevice()
     const same = this.#read
