@@ -63,7 +63,6 @@ export class OrderedCredentials {
         'CREDENTIAL_UNREADABLE',
         'config',
         `credential[${index}] has the same content as credential[${same}], which has failed`,
-        { hint: 'Give credentials that differ: what was refused once is not presented again.' },
       )
     }
     return identity
@@ -126,14 +125,9 @@ export function errorOfAll(errors: readonly DpsError[]): DpsError {
   const others = errors.flatMap((error, index) =>
     error === last ? [] : `credential[${index}] ${error.code} (${error.message})`,
   )
-  const { retryable, retryAfterMs, serviceErrorCode, trackingId, serverTime, hint } = last
   return new DpsError(last.code, last.phase, last.message, {
-    retryable,
-    retryAfterMs,
-    serviceErrorCode,
-    trackingId,
-    serverTime,
-    hint: `${hint} The other credentials failed too: ${others.join('; ')}.`,
+    ...last,
+    hint: `${last.hint} The other credentials failed too: ${others.join('; ')}.`,
     cause: new AggregateError(errors, 'no credential was of use; `errors` has a reason for each'),
   })
 }
