@@ -101,6 +101,10 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
           kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
         )
+        // Chains are put in order here too; bundles are for the library.
+        build.onResolve({ filter: /\/rare\.ts$/ }, ({ resolveDir, kind }) =>
+          kind === 'dynamic-import' ? { path: join(resolveDir, 'chain.ts') } : undefined,
+        )
         // Not reached either: the command sends no signing request.
         build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
           kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
