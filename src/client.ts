@@ -7,6 +7,7 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
+import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
 import type {
   CallOptions,
@@ -16,7 +17,6 @@ import type {
   TransportChoice,
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
-import { checkRegistrationId } from './protocol/registration-id.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
 import type { Scope } from './registration/phases.ts'
@@ -55,6 +55,7 @@ const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload'])
  */
 export class ProvisioningClient {
   readonly #options: ResolvedOptions
+  readonly #credentials: OrderedCredentials
   readonly #policy: TlsPolicy
   readonly #proxy: HttpProxy | undefined
   /** The transport that got through last. */
@@ -65,6 +66,7 @@ export class ProvisioningClient {
   /** @throws DpsError with phase `config`: OPTION_INVALID, TLS_POLICY_INVALID or TRUST_ANCHOR_INVALID */
   constructor(options: ProvisioningClientOptions) {
     this.#options = resolveOptions(options)
+    this.#credentials = OrderedCredentials.of(this.#options.credential)
     this.#policy = resolvePolicy(this.#options.tls, this.#options.trust)
     this.#proxy = resolveProxy(options.proxy)
   }
@@ -105,7 +107,7 @@ export class ProvisioningClient {
     return createContact(await this.#call({ kind: 'probe' }, options, this.#options.transports))
   }
 
-  #call(
+  async #call(
     step: Step,
     { signal, timeoutMs }: CallOptions,
     transports: readonly TransportChoice[],
@@ -115,18 +117,20 @@ export class ProvisioningClient {
       throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
     }
     const { clock, retry, limits, totalMs } = this.#options
+    const credentials = this.#credentials
     const emit = emitter(this.#options.onEvent)
     for (const message of [...this.#options.warnings, ...this.#policy.warnings]) {
       emit({ type: 'warning', message })
     }
     const choices = this.#inOrder(transports)
-    return runCall({
+    const result = await runCall({
       step,
       routes: choices.map((choice) => ({
         name: typeof choice === 'string' ? choice : choice.name,
-        open: (scope, early) => this.#open(choice, scope, payload, emit, early),
+        open: (scope, early, index) => this.#open(choice, scope, payload, emit, early, index),
         onPipeliningRefused: this.#mayPipeline(choice) ? () => this.#unpipelined.add(choice) : undefined,
       })),
+      credentials: credentials.count,
       onReached: (index) => {
         // A lookup goes over HTTPS whatever the order is, and says nothing about it.
         if (transports === this.#options.transports) this.#reached = choices[index]
@@ -139,6 +143,8 @@ export class ProvisioningClient {
       signal,
       emit,
     })
+    if (!credentials.isList) return result
+    return { ...result, connection: { ...result.connection, credential: result.credential } }
   }
 
   #mayPipeline(choice: TransportChoice): boolean {
@@ -159,14 +165,14 @@ export class ProvisioningClient {
     payload: RegisterOptions['payload'],
     emit: (event: DpsEvent) => void,
     early: EarlyStep | undefined,
+    index: number,
   ): Promise<OpenedSession> {
-    const { credential, clock, idScope, host, connectTo, connect, waitForClock, apiVersion, userAgent } =
-      this.#options
+    const { clock, idScope, host, connectTo, connect, waitForClock, apiVersion, userAgent } = this.#options
     const { signal, enter } = scope
     enter('config')
-    const identity = await credential.load()
-    // A credential of the caller's own is checked like any other: the id goes into the user name and the path.
-    const registrationId = checkRegistrationId(identity.registrationId)
+    const identity = await this.#credentials.load(index)
+    for (const message of this.#credentials.newNotices(identity)) emit({ type: 'warning', message })
+    const { registrationId } = identity
     checkIdentityAgainstPolicy(this.#policy, identity)
     const body = registerBody(registrationId, payload)
     // A credential that became another device's meanwhile asks for nothing before that has been noticed.
