@@ -9,6 +9,7 @@ import {
 } from 'node:crypto'
 import { DpsError } from '../errors.ts'
 import { armour, MAX_ITERATIONS } from './pem.ts'
+import { decryptRc2 } from './rc2.ts'
 
 /** What a PKCS#12 file holds. */
 export interface Pkcs12 {
@@ -252,8 +253,10 @@ class Reader {
     const [salt, count] = [octetsOf(first), this.#count(second)]
     const key = await this.#derive('sha1', 1, this.#wide, salt, count, cipher.keyBytes)
     const iv = await this.#derive('sha1', 2, this.#wide, salt, this.#count(second), 8)
-    if (cipher.name === 'rc2') return this.#decryptRc2(key, iv, data)
-    return this.#decipher(cipher.name, key, iv, data)
+    if (cipher.name !== 'rc2') return this.#decipher(cipher.name, key, iv, data)
+    const plain = decryptRc2(key, iv, data)
+    if (plain === undefined) throw this.#undecryptable()
+    return plain
   }
 
   async #decryptPbes2(kdf: Element | undefined, scheme: Element | undefined, data: Buffer): Promise<Buffer> {
@@ -283,16 +286,6 @@ class Reader {
     } finally {
       key.fill(0)
     }
-  }
-
-  /** Node's OpenSSL has put it away. */
-  async #decryptRc2(key: Buffer, iv: Buffer, data: Buffer): Promise<Buffer> {
-    const { default: rc2 } = await import('node-forge/lib/rc2.js')
-    const decipher = rc2.createDecryptionCipher(key.toString('latin1'), key.length * 8)
-    decipher.start(iv.toString('latin1'))
-    decipher.update({ getBytes: () => data.toString('latin1') })
-    if (!decipher.finish()) throw this.#undecryptable()
-    return Buffer.from(decipher.output.getBytes(), 'latin1')
   }
 
   /** RFC 7292, appendix B. */
