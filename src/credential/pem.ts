@@ -231,7 +231,7 @@ const INTEGER = 0x02
 const OBJECT_IDENTIFIER = 0x06
 const SEQUENCE = 0x30
 
-interface Tlv {
+export interface Tlv {
   readonly tag: number
   readonly content: Buffer
   /** Offset of what follows. */
@@ -239,7 +239,7 @@ interface Tlv {
 }
 
 // DER, as far as telling structures apart needs it: single-byte tags, definite lengths of up to four bytes.
-function tlvAt(bytes: Buffer, at: number): Tlv | undefined {
+export function tlvAt(bytes: Buffer, at: number): Tlv | undefined {
   if (at + 2 > bytes.length) return undefined
   let length = bytes[at + 1]!
   let start = at + 2

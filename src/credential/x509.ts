@@ -7,6 +7,7 @@ import { printable } from '../printable.ts'
 import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '../protocol/registration-id.ts'
 import { isIssuedBy, nameOf, orderChain } from './chain.ts'
 import { type Credential, type CurveName, constant, type Identity, type TlsIdentity } from './credential.ts'
+import { judge, madeOf } from './material.ts'
 import { checkIterations, readCertificates, readPrivateKey, unreadable } from './pem.ts'
 import { redacting, Secret } from './secret.ts'
 import {
@@ -162,7 +163,7 @@ export function x509(options: X509Options): Credential {
     !options.pkcs12File
   let current: { readonly digest: string; readonly identity: Identity } | undefined
 
-  return Object.freeze({
+  const credential = Object.freeze({
     load: async () => {
       if (fixed && current !== undefined) return current.identity
       let failed: { readonly digest: string; readonly error: unknown } | undefined
@@ -188,6 +189,7 @@ export function x509(options: X509Options): Credential {
       }
     },
   })
+  return madeOf(credential, 'x509', options)
 }
 
 /** What was read, before anything is known about it. */
@@ -323,7 +325,7 @@ function identify({ certificates, field, key }: Contents): Identity {
   const { privateKeyEngine, privateKeyIdentifier } = key.tls
   const opaque = privateKeyEngine === undefined ? [] : ['engine', privateKeyEngine, privateKeyIdentifier!]
   const cert = chain.map((certificate) => certificate.toString()).join('')
-  return constant({
+  const identity: Identity = constant({
     registrationId,
     // The key is that of the leaf, so the certificates stand for it, unless it is opaque.
     fingerprint: digestOf(['x509', ...chain.map((certificate) => certificate.raw), ...opaque]),
@@ -334,9 +336,10 @@ function identify({ certificates, field, key }: Contents): Identity {
     // The handshake authenticates.
     token: async () => undefined,
   })
+  return judge(identity, chain, periods)
 }
 
-function checkKeyType(leaf: X509Certificate): CurveName | undefined {
+export function checkKeyType(leaf: X509Certificate): CurveName | undefined {
   let key: KeyObject
   try {
     key = leaf.publicKey
