@@ -9,6 +9,7 @@ import {
 import { checkClock } from './clock-check.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
+import type { Issuance } from './issuance.ts'
 import type {
   CallOptions,
   DpsEvent,
@@ -43,7 +44,13 @@ const TOKEN_LIFETIME_S = 3600
 const MAX_REPLY_BYTES = 192 * 1024
 
 const CALL_OPTIONS = new Set(['signal', 'timeoutMs'])
-const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload'])
+const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload', 'csr'])
+
+/** What a register request says beside the registration id. */
+interface RegisterContent {
+  readonly payload?: RegisterOptions['payload']
+  readonly issuance?: Issuance | undefined
+}
 
 /**
  * A client of the Azure IoT Hub Device Provisioning Service.
@@ -75,12 +82,19 @@ export class ProvisioningClient {
    * Registers the device and waits until it is assigned to a hub. Each call is a registration of its own, which the
    * service bills.
    *
-   * @throws DpsError whose `phase` says how far it came and whose `hint` says what to do
+   * @throws DpsError whose `phase` says how far it came and whose `hint` says what to do. With a `csr` (preview) also
+   *   CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, whose `assignment` says where the device belongs all the same
    */
   async register(options: RegisterOptions = {}): Promise<Assignment> {
     refuseUnknown('', object('options', options), REGISTER_OPTIONS)
-    const result = await this.#call({ kind: 'register' }, options, this.#options.transports, options.payload)
-    return createAssignment(the(result, 'assigned').registration, result)
+    const { payload, csr } = options
+    const { transports, issuanceApiVersion, clock } = this.#options
+    const issuance =
+      csr === undefined ? undefined : (await import('./issuance.ts')).issuanceFor(csr, issuanceApiVersion)
+    const result = await this.#call({ kind: 'register' }, options, transports, { payload, issuance })
+    const { registration, issuedChain } = the(result, 'assigned')
+    const assignment = createAssignment(registration, result)
+    return issuance === undefined ? assignment : issuance.complete(assignment, issuedChain, clock.now())
   }
 
   /**
@@ -111,7 +125,7 @@ export class ProvisioningClient {
     step: Step,
     { signal, timeoutMs }: CallOptions,
     transports: readonly TransportChoice[],
-    payload?: RegisterOptions['payload'],
+    content: RegisterContent = {},
   ): Promise<CallResult> {
     if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
       throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
@@ -127,7 +141,7 @@ export class ProvisioningClient {
       step,
       routes: choices.map((choice) => ({
         name: typeof choice === 'string' ? choice : choice.name,
-        open: (scope, early, index) => this.#open(choice, scope, payload, emit, early, index),
+        open: (scope, early, index) => this.#open(choice, scope, content, emit, early, index),
         onPipeliningRefused: this.#mayPipeline(choice) ? () => this.#unpipelined.add(choice) : undefined,
       })),
       credentials: credentials.count,
@@ -162,19 +176,20 @@ export class ProvisioningClient {
   async #open(
     choice: TransportChoice,
     scope: Scope,
-    payload: RegisterOptions['payload'],
+    { payload, issuance }: RegisterContent,
     emit: (event: DpsEvent) => void,
     early: EarlyStep | undefined,
     index: number,
   ): Promise<OpenedSession> {
-    const { clock, idScope, host, connectTo, connect, waitForClock, apiVersion, userAgent } = this.#options
+    const { clock, idScope, host, connectTo, connect, waitForClock, userAgent } = this.#options
+    const apiVersion = this.#options[issuance === undefined ? 'apiVersion' : 'issuanceApiVersion']
     const { signal, enter } = scope
     enter('config')
     const identity = await this.#credentials.load(index)
     for (const message of this.#credentials.newNotices(identity)) emit({ type: 'warning', message })
     const { registrationId } = identity
     checkIdentityAgainstPolicy(this.#policy, identity)
-    const body = registerBody(registrationId, payload)
+    const body = registerBody(registrationId, payload, issuance?.wireFor(registrationId))
     // A credential that became another device's meanwhile asks for nothing before that has been noticed.
     const sameDevice = (early?.registrationId ?? registrationId) === registrationId
     const transport = await selectTransport(choice)

@@ -1,3 +1,5 @@
+import type { Assignment } from './assignment/assignment.ts'
+
 /** The stage of the flow in which a failure was found. */
 export type DpsPhase =
   | 'config'
@@ -270,6 +272,16 @@ export const ERROR_CODES = facts({
     retryable: false,
     hint: 'The service could not assign the device; `serviceErrorCode` and the message say why.',
   },
+  CERTIFICATE_NOT_ISSUED: {
+    family: 'service',
+    retryable: false,
+    hint: 'The device is assigned, as `assignment` says, but has no certificate: give its enrollment a certificate policy, then register again with the request.',
+  },
+  ISSUED_CERTIFICATE_INVALID: {
+    family: 'reply',
+    retryable: false,
+    hint: 'The device is assigned, as `assignment` says: look at the certificate policy and its CA, then register again with a new request.',
+  },
   STORE_FAILED: {
     family: 'device',
     retryable: true,
@@ -304,6 +316,7 @@ export interface DpsErrorDetails {
   serverTime?: Date | undefined
   /** Overrides the code's own hint. */
   hint?: string | undefined
+  assignment?: Assignment | undefined
   cause?: unknown
 }
 
@@ -331,6 +344,11 @@ export class DpsError extends Error {
   readonly serverTime: Date | undefined
   /** One sentence: what to do next. */
   readonly hint: string
+  /**
+   * Where the device belongs, although the call failed: with CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID the
+   * registration was made, and billed. Not printed with the error; in its JSON without `payload`, which may hold anything.
+   */
+  declare readonly assignment: Assignment | undefined
 
   constructor(code: DpsErrorCode, phase: DpsPhase, message: string, details: DpsErrorDetails = {}) {
     super(message, 'cause' in details ? { cause: details.cause } : undefined)
@@ -343,6 +361,9 @@ export class DpsError extends Error {
     this.serverTime = details.serverTime
     this.hint = details.hint ?? ERROR_CODES[code].hint
     Object.defineProperty(this, BRAND, { value: true })
+    if (details.assignment !== undefined) {
+      Object.defineProperty(this, 'assignment', { value: details.assignment })
+    }
   }
 
   get family(): DpsErrorFamily {
@@ -367,6 +388,7 @@ export class DpsError extends Error {
       trackingId: this.trackingId,
       serverTime: this.serverTime?.toISOString(),
       hint: this.hint,
+      ...(this.assignment !== undefined && { assignment: { ...this.assignment, payload: undefined } }),
     }
   }
 }

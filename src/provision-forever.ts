@@ -24,7 +24,8 @@ const REFUSED = { baseDelayMs: 300_000, maxDelayMs: 3_600_000, floorMs: 60_000 }
  * an operator may yet mend that. `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
  *
  * @throws DpsError CANCELLED when `signal` aborts, and every error of family `usage` that is not retryable: no wait mends a
- *   wrong option
+ *   wrong option; with a `csr` also CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, since the device is assigned and
+ *   every further registration is billed
  */
 export async function provisionForever(
   options: ProvisioningClientOptions,
@@ -41,7 +42,7 @@ export async function provisionForever(
       return await client.register(signal === undefined ? call : { ...call, signal })
     } catch (error) {
       if (!DpsError.is(error) || error.code === 'CANCELLED') throw error
-      if (error.family === 'usage' && !error.retryable) throw error
+      if ((error.family === 'usage' && !error.retryable) || error.assignment !== undefined) throw error
       const pace = error.retryable ? UNREACHED : REFUSED
       const count = ++failures[error.retryable ? 'unreached' : 'refused']
       const floorMs = Math.max(pace.floorMs, error.retryAfterMs ?? 0)

@@ -43,6 +43,8 @@ export type ProvisionedAssignment =
       readonly source: 'store'
       readonly stored: true
       readonly connection: undefined
+      /** Not stored. */
+      readonly issuedCertificateChain?: undefined
       /** Why the service could not be asked; undefined where it did not have to be. */
       readonly failure: DpsError | undefined
     })
@@ -73,6 +75,9 @@ const CONTACT_STEP_MS = 3_600_000
  *   resolve with what is stored, `source: 'store'` and the reason in `failure`. Wrong options and a cancel reject.
  * - An assignment that could not be stored is returned all the same, with `stored: false` and a `store-failed` event: the
  *   registration has been made and billed, and a caller who retries on a rejection would make it again and again.
+ * - A `csr` (preview) is sent where the device registers, and only there: a stored or looked-up assignment comes without
+ *   `issuedCertificateChain`, which is not stored: key and chain belong together, in the caller's keeping. Where the
+ *   certificate is missing or wrong the assignment is stored, since the registration was made, and the call rejects.
  * - What the store remembers of the last contact with the service is the floor of the clock, as `lastContact`. It is the
  *   earlier of the two clocks, and stays as it is where the service does not tell its own (a refusal over MQTT), so a device
  *   whose clock was ahead is not locked out by its own memory.
@@ -90,7 +95,7 @@ export async function provisionAs(
   onContact: (contactMs: number) => void,
 ): Promise<ProvisionedAssignment> {
   object('options', options)
-  const { store, mode = 'if-needed', payload, signal, timeoutMs, ...clientOptions } = options
+  const { store, mode = 'if-needed', payload, csr, signal, timeoutMs, ...clientOptions } = options
   if (mode !== 'if-needed' && mode !== 'always' && mode !== 'lookup') {
     throw invalid("mode must be 'if-needed', 'always' or 'lookup'")
   }
@@ -132,6 +137,8 @@ export async function provisionAs(
   const remembered = mode === 'if-needed' ? memory.of(own()) : undefined
   if (remembered !== undefined) return fromStore(remembered, undefined)
 
+  const keep = (assignment: Assignment): Promise<boolean> =>
+    memory.keep(ownOf(assignment.connection.credential ?? 0)[0]!, assignment)
   const startedAt = clock.monotonic()
   const call = (): RegisterOptions => ({
     ...(signal !== undefined && { signal }),
@@ -142,12 +149,20 @@ export async function provisionAs(
       mode === 'lookup' ? await lookUp(client, call(), (error) => memory.erase(own(), error)) : undefined
     const source = found === undefined ? 'register' : 'lookup'
     const assignment =
-      found ?? (await client.register({ ...call(), ...(payload !== undefined && { payload }) }))
-    const [binding] = ownOf(assignment.connection.credential ?? 0)
-    const stored = await memory.keep(binding!, assignment)
+      found ??
+      (await client.register({
+        ...call(),
+        ...(payload !== undefined && { payload }),
+        ...(csr !== undefined && { csr }),
+      }))
+    const stored = await keep(assignment)
     return Object.freeze({ ...assignment, source, stored })
   } catch (error) {
     if (!DpsError.is(error)) throw error
+    if (error.assignment !== undefined) {
+      await keep(error.assignment)
+      throw error
+    }
     if (VERDICTS.has(error.code)) {
       await memory.erase(own(), error)
       throw error
@@ -266,7 +281,10 @@ class Memory {
   }
 
   /** False where it could not be stored. */
-  async keep(binding: Binding, { connection: _, ...registration }: Assignment): Promise<boolean> {
+  async keep(
+    binding: Binding,
+    { connection: _, issuedCertificateChain: __, ...registration }: Assignment,
+  ): Promise<boolean> {
     const contactMs = this.#contact(registration.lastUpdatedAt)
     const record = { binding, contactMs, registration }
     const unchanged = this.#own !== undefined && sameBut(this.#own, record)

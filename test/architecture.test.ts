@@ -153,6 +153,15 @@ describe('the dependency rule', () => {
     expect(loads.map((i) => `${i.from} ${i.to}`)).toEqual(['hub/mqtt-client.ts mqtt/lib/client'])
   })
 
+  it('the names of issuance, which is a preview, are in one module', () => {
+    const named = files.filter((file) =>
+      /[.'"]issuedCertificateChain|"csr"|2025-07-01-preview/.test(
+        readFileSync(join(src, file), 'utf8').replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, ''),
+      ),
+    )
+    expect(named.filter((file) => folder(file) !== 'emulator')).toEqual(['protocol/issuance.ts'])
+  })
+
   it('nothing imports the composition root but the entry', () => {
     expect(
       imports
@@ -185,6 +194,10 @@ describe('what the main entry loads', () => {
       ),
     )
     expect(heavy).toEqual([])
+    // What only a registration with a signing request needs.
+    expect(
+      loaded.filter((name) => /^factory\/|^issuance|certificate-request|issued-chain/.test(name)),
+    ).toEqual([])
     expect(loaded).toContain('tls/dial.ts')
   })
 })

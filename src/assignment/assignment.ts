@@ -5,6 +5,13 @@ import type { ConnectionFacts } from '../transport/transport.ts'
 
 /** Where a device belongs, and how it was learnt. Frozen; only what a `Date` allows can be changed. */
 export interface Assignment extends DeviceRegistration {
+  /**
+   * The certificates that were issued for a `csr`, checked: PEM each, the device's first and each issuer after it, as
+   * `x509({ cert })` takes them. Absent where no `csr` was sent.
+   *
+   * @beta
+   */
+  readonly issuedCertificateChain?: readonly string[]
   readonly connection: AssignmentConnection
 }
 

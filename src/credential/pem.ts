@@ -205,8 +205,7 @@ function pemBlock(label: string, body: string, field: string): PemBlock {
   return { kind, label, pem: armour(label, der) }
 }
 
-/** PEM of DER. */
-export function armour(label: string, der: Uint8Array): string {
+function armour(label: string, der: Uint8Array): string {
   return `${BEGIN}${label}${DASHES}\n${wrap(Buffer.from(der).toString('base64'))}\n${END}${label}${DASHES}\n`
 }
 
@@ -275,7 +274,7 @@ export function checkIterations(pem: string, field: string): void {
   if (count?.tag !== INTEGER || count.content.length === 0) return
   const { content } = count
   if (content.length <= 6 && content.readUIntBE(0, content.length) <= MAX_ITERATIONS) return
-  throw unreadable(field, `asks for more than ${MAX_ITERATIONS} iterations of its key derivation`)
+  throw unreadable(field, 'asks for more iterations of its key derivation than any program writes')
 }
 
 function isOneStructure(bytes: Buffer): boolean {

@@ -8,15 +8,14 @@ import {
   X509Certificate,
 } from 'node:crypto'
 import { DpsError } from '../errors.ts'
-import { armour, MAX_ITERATIONS } from './pem.ts'
 import { decryptRc2 } from './rc2.ts'
 
 /** What a PKCS#12 file holds. */
 export interface Pkcs12 {
   /** In the order of the file, which need not be that of the chain. At least one. */
   readonly certificates: readonly X509Certificate[]
-  /** PEM; encrypted with the passphrase of the file where it is in the file, or there is a passphrase. */
-  readonly keyPem: string
+  /** PKCS#8 in DER; encrypted where the file has a passphrase, or has it encrypted. */
+  readonly key: Buffer
 }
 
 /** BER, as far as these files use it: one-byte tags, indefinite lengths among the definite ones. */
@@ -93,15 +92,19 @@ const PBE_CIPHERS: Readonly<Record<string, Cipher>> = {
  * PBES2 or under the SHA-1 schemes with 3DES and RC2. All of its iterations together are bounded.
  *
  * @param passphrase empty or undefined where there is none
+ * @param maxIterations for all but the key, which is not decrypted here if OpenSSL can do that
  * @throws DpsError CREDENTIAL_UNREADABLE, phase `config`; nothing of the content is in it
  */
 export async function readPkcs12(
   bytes: Uint8Array,
   passphrase: string | undefined,
   field: string,
+  maxIterations: number,
 ): Promise<Pkcs12> {
   try {
-    return await new Reader(passphrase).read(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
+    return await new Reader(passphrase, maxIterations).read(
+      Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+    )
   } catch (fault) {
     // Whatever a damaged file brings Node or this reader to throw.
     const { message, cause } = fault instanceof Fault ? fault : new Fault(DAMAGED, fault)
@@ -128,11 +131,12 @@ class Reader {
   readonly #passphrase: string
   /** For the SHA-1 schemes: UTF-16, with its end. Some write no passphrase as an empty one, some as none at all. */
   #wide: Buffer
-  #iterations = 0
+  #iterationsLeft: number
   readonly #certificates: X509Certificate[] = []
-  readonly #keys: (() => Promise<string>)[] = []
+  readonly #keys: (() => Promise<Buffer>)[] = []
 
-  constructor(passphrase = '') {
+  constructor(passphrase = '', maxIterations: number) {
+    this.#iterationsLeft = maxIterations
     this.#passphrase = passphrase
     this.#wide = Buffer.from(`${passphrase}\0`, 'utf16le').swap16()
   }
@@ -160,7 +164,7 @@ class Reader {
       throw new Fault(`holds ${count}; it must hold exactly one`)
     }
     if (this.#certificates.length === 0) throw new Fault('holds no certificate')
-    return { certificates: this.#certificates, keyPem: await this.#keys[0]!() }
+    return { certificates: this.#certificates, key: await this.#keys[0]!() }
   }
 
   async #checkMac([info, salt, count]: readonly Element[], data: Buffer): Promise<void> {
@@ -215,22 +219,22 @@ class Reader {
   }
 
   /** OpenSSL decrypts what it can by itself, and so the key stays encrypted as it is. */
-  async #shrouded(info: Element): Promise<string> {
+  async #shrouded(info: Element): Promise<Buffer> {
     const [algorithm, encrypted] = childrenOf(info)
     const scheme = PBE_CIPHERS[oidOf(childrenOf(expect(algorithm, SEQUENCE))[0])]
-    if (scheme?.name !== 'rc2' && this.#wide.length > 0) return armour('ENCRYPTED PRIVATE KEY', info.whole)
+    if (scheme?.name !== 'rc2' && this.#wide.length > 0) return info.whole
     const pkcs8 = await this.#decrypt(algorithm, octetsOf(encrypted))
-    const pem = this.#exported(pkcs8)
+    const key = this.#exported(pkcs8)
     pkcs8.fill(0)
-    return pem
+    return key
   }
 
-  #exported(pkcs8: Buffer): string {
+  #exported(pkcs8: Buffer): Buffer {
     const passphrase = this.#passphrase
     try {
       const key = createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' })
       const cipher = passphrase === '' ? {} : { cipher: 'aes-256-cbc', passphrase }
-      return key.export({ type: 'pkcs8', format: 'pem', ...cipher }) as string
+      return key.export({ type: 'pkcs8', format: 'der', ...cipher })
     } catch (cause) {
       throw new Fault('holds a private key that OpenSSL cannot read', cause)
     }
@@ -330,11 +334,10 @@ class Reader {
     const { content } = element ?? { content: Buffer.from([1]) }
     if ((element && element.tag !== INTEGER) || content.length === 0) throw damaged()
     const count = content.length > 6 ? Number.POSITIVE_INFINITY : content.readUIntBE(0, content.length)
-    this.#iterations += count
+    this.#iterationsLeft -= count
     if (count < 1) throw damaged()
-    if (this.#iterations > MAX_ITERATIONS) {
-      throw new Fault(`asks for more than ${MAX_ITERATIONS} iterations of its key derivation`)
-    }
+    if (this.#iterationsLeft < 0)
+      throw new Fault('asks for more iterations of its key derivation than any program writes')
     return count
   }
 

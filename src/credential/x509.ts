@@ -8,7 +8,7 @@ import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '..
 import { isIssuedBy, nameOf, orderChain } from './chain.ts'
 import { type Credential, type CurveName, constant, type Identity, type TlsIdentity } from './credential.ts'
 import { judge, madeOf } from './material.ts'
-import { checkIterations, readCertificates, readPrivateKey, unreadable } from './pem.ts'
+import { checkIterations, MAX_ITERATIONS, readCertificates, readPrivateKey, unreadable } from './pem.ts'
 import { redacting, Secret } from './secret.ts'
 import {
   checkOptionNames,
@@ -238,8 +238,8 @@ function bundleSource(options: X509Options): Read<Material> {
       parts: new Secret(['pkcs12', bytes, passphrase ?? '']),
       open: async () => {
         const { readPkcs12 } = await import('./pkcs12.ts')
-        const { certificates, keyPem } = await readPkcs12(bytes, passphrase, field)
-        return { certificates, field, key: deviceKeyOf(keyPem, passphrase ?? '', field) }
+        const { certificates, key } = await readPkcs12(bytes, passphrase, field, MAX_ITERATIONS)
+        return { certificates, field, key: deviceKeyOf(key, passphrase ?? '', field) }
       },
     }
   }

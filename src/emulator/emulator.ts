@@ -1,4 +1,4 @@
-import { type Clock, systemClock } from '../clock.ts'
+import { type Clock, MAX_TIMER_MS, systemClock } from '../clock.ts'
 import { DpsError } from '../errors.ts'
 import {
   EnrollmentBook,
@@ -7,17 +7,20 @@ import {
   type IndividualEnrollment,
 } from './enrollments.ts'
 import { FaultScript, type Faults } from './faults.ts'
+import { strike } from './fronts/exchange.ts'
 import { httpFront } from './fronts/http.ts'
 import { type EmulatorTlsOptions, Listener, type ServerCertificate } from './fronts/listener.ts'
 import { mqttFront } from './fronts/mqtt.ts'
 import { webSocketFront } from './fronts/websocket.ts'
 import { hubFront, LARGEST_HUB_FRAME } from './hub/front.ts'
 import { type EmulatedHub, HubService } from './hub/hub.ts'
+import { type Issuance, IssuingAuthority } from './issuance/authority.ts'
 import { type EmulatorEvent, type EmulatorLog, Journal } from './journal.ts'
 import {
   createPki,
   type DeviceCertificate,
   type DeviceCertificateOptions,
+  der,
   issueCertificate,
   issueDeviceCertificate,
   type Pki,
@@ -36,6 +39,14 @@ export interface AssigningOptions {
    * 0 for quick tests.
    */
   retryAfterSeconds?: number | null
+}
+
+/** How the hubs renew issued certificates (preview). */
+export interface HubRenewalOptions {
+  /** From 202 to the certificate, ms. Default 50; 0 for at once. */
+  delayMs?: number
+  /** False answers 403010, as a hub does whose tier lacks the feature. Default true. */
+  supported?: boolean
 }
 
 export interface EmulatorOptions {
@@ -67,6 +78,7 @@ export interface EmulatorOptions {
    */
   gateways?: readonly string[]
   assigning?: AssigningOptions
+  hubRenewal?: HubRenewalOptions
   /** Answer 429 to more than 5 polls in 10 s of one device, as the service does. Default false. */
   pollLimit?: boolean
   /**
@@ -134,6 +146,8 @@ export interface Emulator {
   readonly registrations: Registrations
   /** The hubs that devices are assigned to. */
   readonly hub: EmulatedHub
+  /** The certificate authority that answers certificate signing requests. */
+  readonly issuance: Issuance
   readonly faults: Faults
   readonly log: EmulatorLog
   /** Number of connections open now. */
@@ -176,6 +190,9 @@ function checkOptions(options: EmulatorOptions): void {
     throw invalid('`assigning.polls` must be an integer of at least 0')
   if (retryAfterSeconds !== null && !whole(retryAfterSeconds, Number.MAX_SAFE_INTEGER)) {
     throw invalid('`assigning.retryAfterSeconds` must be an integer of at least 0, or null')
+  }
+  if (!whole(options.hubRenewal?.delayMs ?? 0, MAX_TIMER_MS)) {
+    throw invalid(`\`hubRenewal.delayMs\` must be an integer from 0 to ${MAX_TIMER_MS}`)
   }
   if (!whole(options.logSize ?? 0, 10_000_000)) {
     throw invalid('`logSize` must be an integer from 0 to 10000000')
@@ -227,10 +244,21 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   const { polls = 1, retryAfterSeconds = 3 } = options.assigning ?? {}
   const hubs = [...(options.hubs ?? ['emulated-hub.azure-devices.net'])]
   const gateways = new Set((options.gateways ?? []).map((name) => name.toLowerCase()))
+  const authority = new IssuingAuthority({
+    der: await der(),
+    clock,
+    onIssued: (certificate) => journal.emit({ type: 'certificate-issued', certificate }),
+    faults: (registrationId, id) => strike({ faults, journal }, { id }, 'issue', registrationId),
+  })
+  const { delayMs: renewalDelayMs = 50 } = options.hubRenewal ?? {}
   const hub = new HubService({
     clock,
     hubs,
     logSize,
+    authority,
+    enrollments,
+    renewalDelayMs,
+    renewalSupported: options.hubRenewal?.supported ?? true,
     onTelemetry: (message) => journal.emit({ type: 'telemetry', message }),
   })
   const service = new ProvisioningService({
@@ -243,8 +271,9 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     pollLimit: options.pollLimit ?? false,
     disabledEnrollment: options.disabledEnrollment ?? 'refuse',
     concurrentRegistrations: options.concurrentRegistrations ?? 'conflict',
+    authority,
     onRegistration: (registration, credential) => {
-      hub.assign(registration.deviceId, registration.assignedHub, credential)
+      hub.assign(registration, credential)
       journal.emit({ type: 'registration', registration })
     },
   })
@@ -324,6 +353,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       forget: (registrationId?: string) => service.forget(registrationId),
     }),
     hub: hub as EmulatedHub,
+    issuance: authority as Issuance,
     faults,
     log: journal,
     get openConnections() {
@@ -344,6 +374,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     }),
     unref: () => listener.unref(),
     close: () => {
+      hub.renewals.close()
       closing ??= listener.close()
       return closing
     },

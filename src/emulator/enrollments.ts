@@ -1,5 +1,6 @@
 import { createHmac, randomBytes, timingSafeEqual, X509Certificate } from 'node:crypto'
 import { DpsError } from '../errors.ts'
+import { checkPolicy, type IssuancePolicy } from './issuance/authority.ts'
 
 /** Base64 keys of 16 to 64 bytes. Primary and secondary are equivalent; one that is left out is generated. */
 export interface SymmetricKeyAttestation {
@@ -30,6 +31,11 @@ export interface EnrollmentPolicy {
    * `deviceDataMigrated`), reset (`deviceDataReset`), or it stays where it is. Default `'migrate'`.
    */
   reprovisioning?: 'migrate' | 'reset' | 'never'
+  /**
+   * What a device is issued that sends a certificate signing request (preview, `2025-07-01-preview` and later): `{}` for
+   * 30 days. Default: it is assigned and gets no certificate.
+   */
+  issuance?: IssuancePolicy
   /** Default true. */
   enabled?: boolean
 }
@@ -194,7 +200,7 @@ export class EnrollmentBook implements Enrollments {
   }
 
   remove(ref: EnrollmentRef): boolean {
-    const record = this.#find(ref)
+    const record = this.record(ref)
     if (record === undefined) return false
     record.removed = true
     if ('groupId' in ref) {
@@ -246,14 +252,14 @@ export class EnrollmentBook implements Enrollments {
     return this.#keyGroups
   }
 
-  #find(ref: EnrollmentRef): EnrollmentRecord | undefined {
+  record(ref: EnrollmentRef): EnrollmentRecord | undefined {
     return 'groupId' in ref
       ? this.#groups.get(fold(ref.groupId))
       : this.#individuals.get(fold(ref.registrationId))
   }
 
   #existing(ref: EnrollmentRef): EnrollmentRecord {
-    const record = this.#find(ref)
+    const record = this.record(ref)
     if (record !== undefined) return record
     throw invalid(
       'groupId' in ref
@@ -283,13 +289,15 @@ function makeRecord(
     deviceId?: string | undefined
   },
 ): EnrollmentRecord {
-  const { hub, payload, reprovisioning } = policy
+  const { hub, payload, reprovisioning, issuance } = policy
+  if (issuance !== undefined) checkPolicy(issuance)
   return {
     ref: Object.freeze(ref),
     policy: {
       ...(hub === undefined ? {} : { hub }),
       ...(payload === undefined ? {} : { payload }),
       ...(reprovisioning === undefined ? {} : { reprovisioning }),
+      ...(issuance === undefined ? {} : { issuance: structuredClone(issuance) }),
     },
     deviceId: proof.deviceId,
     keys:

@@ -10,7 +10,10 @@ import type { ScriptedOutcome, ServiceReply } from './service.ts'
  *
  * On a connection to a hub, in place of those of a registration: CONNECT and SUBSCRIBE read (`hub-connect`,
  * `hub-subscribe`), telemetry read and not recorded yet (`telemetry`), recorded and not acknowledged yet
- * (`telemetry-ack`), request about the twin read (`twin`), answer to it ready (`twin-reply`), PINGREQ read (`ping`).
+ * (`telemetry-ack`), request about the twin read (`twin`), answer to it ready (`twin-reply`), request for a certificate
+ * read (`renew`), 202 ready (`renew-accepted`), its answer ready (`renew-reply`), PINGREQ read (`ping`).
+ *
+ * `issue`: a certificate is about to be issued, in a registration or at a hub.
  */
 export type FaultStep =
   | 'accept'
@@ -25,12 +28,16 @@ export type FaultStep =
   | 'poll-reply'
   | 'lookup'
   | 'lookup-reply'
+  | 'issue'
   | 'hub-connect'
   | 'hub-subscribe'
   | 'telemetry'
   | 'telemetry-ack'
   | 'twin'
   | 'twin-reply'
+  | 'renew'
+  | 'renew-accepted'
+  | 'renew-reply'
   | 'ping'
 
 /**
@@ -119,6 +126,27 @@ export type LookupReplyFault =
   | { cut: number; closeNotify?: boolean }
   | { oversize: number }
 
+/**
+ * Lies about a certificate that is issued, each alone or several at once. `wrong-key`: it holds another public key.
+ * `wrong-name`: its common name is another. `broken-chain`: another key than the issuing CA's signed it. `no-chain`:
+ * null in place of the chain, and nothing issued. `leaf-only`: the chain is the leaf alone. `reversed`: the root comes
+ * first. `pem`: every element is base64 of PEM text. `duplicate`: the leaf comes twice. `with-unrelated`: a CA that has
+ * to do with nothing stands in it. `garbage`: base64 of no certificate stands for the leaf.
+ */
+export type IssueFault =
+  | 'wrong-key'
+  | 'wrong-name'
+  | 'broken-chain'
+  | 'expired'
+  | 'not-yet-valid'
+  | 'no-chain'
+  | 'leaf-only'
+  | 'reversed'
+  | 'pem'
+  | 'duplicate'
+  | 'with-unrelated'
+  | 'garbage'
+
 /** What may be done at each step. */
 export interface FaultActions {
   accept: ConnectionFault | RawFault
@@ -136,6 +164,7 @@ export interface FaultActions {
   'poll-reply': ReplyStepFault
   lookup: ConnectionFault | RawFault | ReplyFault
   'lookup-reply': LookupReplyFault
+  issue: IssueFault
   /** `refuse`: CONNACK with this return code, then close. */
   'hub-connect': ConnectionFault | RawFault | { refuse: number }
   /** `refuse`: SUBACK with 0x80. */
@@ -146,14 +175,36 @@ export interface FaultActions {
   twin: ConnectionFault | RawFault
   /** `silence` withholds this answer and no other. */
   'twin-reply': TwinReplyFault
+  /** `ignore`: this request gets no answer, and the connection goes on. */
+  renew: ConnectionFault | RawFault | ReplyFault | 'ignore'
+  /** `silence` withholds this answer and no other. */
+  'renew-accepted': RenewalReplyFault
+  /**
+   * `silence` withholds this answer for good, and the request is done. `bare-array`: the list of certificates is the
+   * whole body. `late`: it comes so many ms later; with Infinity never, and the request stays pending.
+   */
+  'renew-reply': RenewalReplyFault | 'bare-array' | { late: number }
   ping: ConnectionFault | RawFault
 }
 
 /**
  * Faults of an answer about a twin. `wrong-rid`: it answers another request. `duplicate`: it is sent twice. `reply`: of
- * its fields those that make an answer over MQTT: `status`, `body`, `topic`.
+ * its fields those that make an answer over MQTT: `status`, `errorCode`, `message`, `body`, `topic`.
  */
 export type TwinReplyFault = ConnectionFault | RawFault | ReplyFault | 'wrong-rid' | 'duplicate'
+
+/**
+ * Faults of an answer to a request for a certificate. Of a `reply`, what makes an answer over MQTT: `status`,
+ * `errorCode`, `message`, `body`, `topic`. After the end of a connection the answer is still to come on the next one.
+ */
+export type RenewalReplyFault =
+  | ConnectionFault
+  | RawFault
+  | ReplyFault
+  | 'wrong-rid'
+  | 'duplicate'
+  | { truncate: number }
+  | { oversize: number }
 
 export type FaultSpec = {
   [Step in FaultStep]: {
@@ -219,6 +270,23 @@ const LOOKUP_REPLY = [
 ]
 const REPLY = [...LOOKUP_REPLY, 'outcome', 'wrong-rid', 'duplicate', 'no-operation-id']
 
+const ISSUE = [
+  'wrong-key',
+  'wrong-name',
+  'broken-chain',
+  'expired',
+  'not-yet-valid',
+  'no-chain',
+  'leaf-only',
+  'reversed',
+  'pem',
+  'duplicate',
+  'with-unrelated',
+  'garbage',
+]
+
+const RENEWAL_REPLY = [...CONNECTION, 'reply', 'wrong-rid', 'duplicate', 'truncate', 'oversize']
+
 const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   accept: CONNECTION,
   'client-hello': CONNECTION,
@@ -232,18 +300,22 @@ const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
   'poll-reply': REPLY,
   lookup: [...CONNECTION, 'reply'],
   'lookup-reply': LOOKUP_REPLY,
+  issue: ISSUE,
   'hub-connect': [...CONNECTION, 'refuse'],
   'hub-subscribe': [...CONNECTION, 'refuse'],
   telemetry: CONNECTION,
   'telemetry-ack': [...CONNECTION, 'no-puback'],
   twin: CONNECTION,
   'twin-reply': [...CONNECTION, 'reply', 'wrong-rid', 'duplicate'],
+  renew: [...CONNECTION, 'reply', 'ignore'],
+  'renew-accepted': RENEWAL_REPLY,
+  'renew-reply': [...RENEWAL_REPLY, 'bare-array', 'late'],
   ping: CONNECTION,
 }
 
 const OF_MQTT: readonly string[] = ['no-puback', 'reply-before-puback', 'wrong-rid', 'duplicate']
 
-const NAMED_BY_KEY = ['raw', 'reply', 'outcome', 'refuse', 'truncate', 'cut', 'oversize']
+const NAMED_BY_KEY = ['late', 'raw', 'reply', 'outcome', 'refuse', 'truncate', 'cut', 'oversize']
 
 /** The name an action goes by in events and messages. */
 export function actionName(action: AnyAction): string {

@@ -4,6 +4,7 @@ export type {
   EmulatorClientOptions,
   EmulatorHubOptions,
   EmulatorOptions,
+  HubRenewalOptions,
   Registrations,
 } from './emulator.ts'
 export { startEmulator } from './emulator.ts'
@@ -27,9 +28,11 @@ export type {
   FaultSpec,
   FaultStep,
   Faults,
+  IssueFault,
   LookupReplyFault,
   RawContext,
   RawFault,
+  RenewalReplyFault,
   ReplyFault,
   ReplyStepFault,
   RequestDelivery,
@@ -54,6 +57,12 @@ export type {
 } from './hub/hub.ts'
 export type { MessageProperties } from './hub/topics.ts'
 export type { TwinDocument, TwinProperties, TwinSide } from './hub/twin.ts'
+export type {
+  Issuance,
+  IssuanceCurve,
+  IssuancePolicy,
+  IssuedCertificateInfo,
+} from './issuance/authority.ts'
 export type {
   ConnectionRecord,
   EmulatorEvent,

@@ -1,5 +1,6 @@
 import type { FaultPoint } from './faults.ts'
 import type { HubEnding, TelemetryRecord } from './hub/hub.ts'
+import type { IssuedCertificateInfo } from './issuance/authority.ts'
 import type { RefusalReason, Registration } from './service.ts'
 
 /** What TLS settled on for a connection. */
@@ -95,6 +96,7 @@ export type EmulatorEvent =
     }
   | { readonly type: 'fault'; readonly point: FaultPoint; readonly actions: readonly string[] }
   | { readonly type: 'registration'; readonly registration: Registration }
+  | { readonly type: 'certificate-issued'; readonly certificate: IssuedCertificateInfo }
   | { readonly type: 'telemetry'; readonly message: TelemetryRecord }
   | {
       /** A hub let a device in, or ended its connection by itself. */

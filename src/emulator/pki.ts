@@ -111,7 +111,7 @@ export const SERVER_NAMES: readonly string[] = [
   '::1',
 ]
 
-const OID = {
+export const OID = {
   commonName: '2.5.4.3',
   subjectKeyIdentifier: '2.5.29.14',
   keyUsage: '2.5.29.15',
@@ -165,7 +165,7 @@ async function newKey(type: CertificateKeyType): Promise<KeyObject> {
 }
 
 /** DER by name, on top of node-forge's ASN.1 codec, whose byte strings are Latin-1 text. */
-class Der {
+export class Der {
   readonly #asn1: typeof Asn1
 
   constructor(asn1: typeof Asn1) {
@@ -240,6 +240,11 @@ class Der {
     return Buffer.from(this.#asn1.toDer(item).getBytes(), 'latin1')
   }
 
+  /** Dotted numbers of an object identifier. */
+  dotted(item: Asn1.Asn1 | undefined): string {
+    return this.#asn1.derToOid(String(item?.value))
+  }
+
   decode(bytes: Buffer): Asn1.Asn1 {
     return this.#asn1.fromDer(bytes.toString('latin1'))
   }
@@ -247,24 +252,27 @@ class Der {
 
 // Loaded on first use: a program that only imports the emulator's types or options pays nothing.
 let codec: Promise<Der> | undefined
-const der = (): Promise<Der> => {
+export const der = (): Promise<Der> => {
   codec ??= import('node-forge/lib/asn1.js').then((module) => new Der(module.default))
   return codec
 }
 
-const children = (item: Asn1.Asn1 | undefined): Asn1.Asn1[] =>
+export const children = (item: Asn1.Asn1 | undefined): Asn1.Asn1[] =>
   Array.isArray(item?.value) ? (item.value as Asn1.Asn1[]) : []
 
-/** RFC 5280, section 4.2.1.2, method 1: SHA-1 of the subject public key's bit string. */
-function keyIdentifier(spki: Asn1.Asn1): string {
-  const bits = children(spki)[1]
+/** What a bit string holds, also where the codec has taken it for DER of its own. */
+export function bitsOf(bits: Asn1.Asn1 | undefined): Buffer {
   const bytes = (bits as { bitStringContents?: string } | undefined)?.bitStringContents ?? bits?.value
-  // The first byte counts the unused bits and is no part of the key.
-  return createHash('sha1')
-    .update(Buffer.from(String(bytes), 'latin1').subarray(1))
+  // The first byte counts the unused bits.
+  return Buffer.from(String(bytes), 'latin1').subarray(1)
+}
+
+/** RFC 5280, section 4.2.1.2, method 1: SHA-1 of the subject public key's bit string. */
+const keyIdentifier = (spki: Asn1.Asn1): string =>
+  createHash('sha1')
+    .update(bitsOf(children(spki)[1]))
     .digest()
     .toString('latin1')
-}
 
 /** What a child certificate copies from its issuer: the subject name and the key identifier. */
 function issuerParts(encoder: Der, certPem: string): { name: Asn1.Asn1; keyId: string } {
@@ -370,17 +378,26 @@ export async function issueCertificate(
 ): Promise<SignedCertificate | IssuedCertificate> {
   checkIssueOptions(options)
   const encoder = await der()
-  const now = (options.clock ?? systemClock).now()
-
-  let subjectPrivate: KeyObject | undefined
-  let subjectPublic: KeyObject
-  if (options.publicKey === undefined) {
-    subjectPrivate =
-      options.key === undefined ? await newKey(options.keyType ?? 'ec-p256') : createPrivateKey(options.key)
-    subjectPublic = createPublicKey(subjectPrivate)
-  } else {
-    subjectPublic = createPublicKey(options.publicKey)
+  if (options.publicKey !== undefined) {
+    return signCertificate(encoder, options, createPublicKey(options.publicKey))
   }
+  const subjectPrivate =
+    options.key === undefined ? await newKey(options.keyType ?? 'ec-p256') : createPrivateKey(options.key)
+  const signed = signCertificate(encoder, options, createPublicKey(subjectPrivate), subjectPrivate)
+  return Object.freeze({
+    ...signed,
+    keyPem: subjectPrivate.export({ type: 'pkcs8', format: 'pem' }) as string,
+  })
+}
+
+/** The certificate itself, at once: the codec is loaded and the keys are there. */
+export function signCertificate(
+  encoder: Der,
+  options: IssueCertificateOptions,
+  subjectPublic: KeyObject,
+  subjectPrivate?: KeyObject,
+): SignedCertificate {
+  const now = (options.clock ?? systemClock).now()
   const signer = options.issuer === undefined ? subjectPrivate : createPrivateKey(options.issuer.keyPem)
   if (signer === undefined) {
     throw new DpsError('OPTION_INVALID', 'config', '`issuer` is required where only a `publicKey` is given')
@@ -427,16 +444,11 @@ export async function issueCertificate(
   const raw = encoder.encode(encoder.sequence(body, algorithm, encoder.bits(signature.toString('latin1'))))
 
   const certPem = pem('CERTIFICATE', raw)
-  const signed: SignedCertificate = {
+  return Object.freeze({
     certPem,
     chainPem: certPem + issuerChain(options.issuer),
     fingerprint256: new X509Certificate(raw).fingerprint256,
-  }
-  return Object.freeze(
-    subjectPrivate === undefined
-      ? signed
-      : { ...signed, keyPem: subjectPrivate.export({ type: 'pkcs8', format: 'pem' }) as string },
-  )
+  })
 }
 
 function issuerChain(issuer: CertificateIssuer | undefined): string {

@@ -39,7 +39,7 @@ export async function connectHub(
 /** Everything of a hub that is not said by the options of provisioning. */
 export type HubOnlyOptions = Omit<ConnectHubOptions, 'credential' | 'signal' | 'onEvent'>
 
-export interface ProvisionAndConnectOptions extends Omit<ProvisionOptions, 'onEvent' | 'timeoutMs'> {
+export interface ProvisionAndConnectOptions extends Omit<ProvisionOptions, 'onEvent' | 'timeoutMs' | 'csr'> {
   /**
    * What holds for the hub: `port`, `connectTo`, `gatewayHostName`, `moduleId` and the like are said here alone. Trust, TLS,
    * proxy, `connect`, time-outs, retries and the clock are those of provisioning where nothing else is said, and so are its
@@ -117,6 +117,8 @@ class Questions {
  */
 export async function provisionAndConnect(options: ProvisionAndConnectOptions): Promise<HubConnection> {
   const { hub = {}, onEvent, ...provisioning } = object('options', options)
+  // The hub is reached with `credential`: a certificate that came for it would be lost.
+  if (Object.hasOwn(provisioning, 'csr')) throw invalid('csr', 'is for register() and provision()')
   object('hub', hub)
   for (const name of ['credential', 'signal', 'onEvent']) {
     if (Object.hasOwn(hub, name)) throw invalid(`hub.${name}`, 'is said once, beside `hub`')

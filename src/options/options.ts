@@ -265,7 +265,7 @@ export interface ProvisioningClientOptions {
   connect?: ConnectFunction
   trust?: TrustOptions
   tls?: TlsOptions
-  /** Device API version. Default `2019-03-31`. */
+  /** Device API version. Default `2019-03-31`, and `2025-07-01-preview` for a registration with a `csr`. */
   apiVersion?: string
   /** Informational product name sent to the service. Default `dps-device-client/<version>`. */
   userAgent?: string
@@ -297,4 +297,19 @@ export interface CallOptions {
 export interface RegisterOptions extends CallOptions {
   /** Handed to a custom allocation function: a JSON object. */
   payload?: Readonly<Record<string, unknown>>
+  /**
+   * A certificate signing request, for a certificate to use at the hub: base64 of its DER, PEM, or what `createCsr` of
+   * `dps-device-client/factory` returns. Its CN must be the registration id, letter for letter. Checked before anything is
+   * sent. The certificates come as `issuedCertificateChain` of the assignment.
+   *
+   * Every registration with a request issues another certificate. What is repeated within a call, after a conflict or a
+   * connection that was lost before the service named the operation, sends the same request again, so two certificates
+   * for the same key may be issued: the one that is returned, and one that nobody has and that expires. To wait for an
+   * operation that was named starts none.
+   *
+   * Preview: the service may change it, and so may this package in any release.
+   *
+   * @beta
+   */
+  csr?: string | { readonly csr: string }
 }

@@ -3,6 +3,7 @@ import { type Clock, MAX_TIMER_MS, systemClock } from '../clock.ts'
 import type { Credential } from '../credential/credential.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
 import { printable } from '../printable.ts'
+import { ISSUANCE_API_VERSION } from '../protocol/issuance.ts'
 import { checkIdScope } from '../protocol/wire.ts'
 import type { TransportName } from '../transport/transport.ts'
 import type {
@@ -39,6 +40,8 @@ export interface ResolvedOptions {
   readonly trust: Readonly<TrustOptions>
   readonly tls: Readonly<TlsOptions>
   readonly apiVersion: string
+  /** For a registration with a certificate signing request: the caller's too, where one was named. */
+  readonly issuanceApiVersion: string
   readonly userAgent: string
   readonly waitForClock: Readonly<Required<WaitForClockOptions>> | undefined
   /** Ms since the epoch; 0 where there is none. */
@@ -125,11 +128,8 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     connect: connectFunction(options),
     trust: Object.freeze({ ...object('trust', options.trust ?? {}) }),
     tls: Object.freeze({ ...object('tls', options.tls ?? {}) }),
-    apiVersion: token(
-      'apiVersion',
-      options.apiVersion ?? DEFAULT_API_VERSION,
-      /^\d{4}-\d{2}-\d{2}(-preview)?$/,
-    ),
+    apiVersion: apiVersion(options.apiVersion ?? DEFAULT_API_VERSION),
+    issuanceApiVersion: apiVersion(options.apiVersion ?? ISSUANCE_API_VERSION),
     userAgent: token(
       'userAgent',
       options.userAgent ?? `dps-device-client/${version}`,
@@ -154,6 +154,8 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     warnings: Object.freeze(cloudWarnings(idScope, host)),
   })
 }
+
+const apiVersion = (given: string): string => token('apiVersion', given, /^\d{4}-\d{2}-\d{2}(-preview)?$/)
 
 /** An id scope of one cloud sent to the endpoint of another is refused as if no such device existed. */
 function cloudWarnings(idScope: string, host: string): string[] {

@@ -182,7 +182,7 @@ export interface TwinResponse {
 
 /** Reads `$iothub/twin/res/204/?$rid=1&$version=6`; undefined for any other topic. */
 export function parseTwinResponse(topic: string): TwinResponse | undefined {
-  const found = /^\$iothub\/twin\/res\/([0-9]{3})\/\?(.*)$/.exec(topic)
+  const found = /^\$iothub\/twin\/res\/([1-9][0-9]{2})\/\?(.*)$/.exec(topic)
   const query = queryOf(found?.[2])
   const requestId = requestIdOf(query)
   if (requestId === undefined) return undefined

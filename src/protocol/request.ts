@@ -1,21 +1,22 @@
 import { DpsError } from '../errors.ts'
+import { csrMember } from './issuance.ts'
 
 /** The service's limit for one message (IoT DPS limits): 96 KB. */
 export const MAX_PAYLOAD_BYTES = 96 * 1024
 
 /**
- * The body of a register request: `{"registrationId":"…","payload":{…}}`.
+ * The body of a register request: `{"registrationId":"…","payload":{…},"csr":"…"}`.
  *
+ * @param csr base64 of DER
  * @throws DpsError OPTION_INVALID when `payload` is not a JSON object or is larger than the service takes
  */
 export function registerBody(
   registrationId: string,
   payload: Readonly<Record<string, unknown>> | undefined,
+  csr?: string,
 ): string {
-  const id = JSON.stringify(registrationId)
-  return payload === undefined
-    ? `{"registrationId":${id}}`
-    : `{"registrationId":${id},"payload":${payloadJson(payload)}}`
+  const member = payload === undefined ? '' : `,"payload":${payloadJson(payload)}`
+  return `{"registrationId":${JSON.stringify(registrationId)}${member}${csr === undefined ? '' : csrMember(csr)}}`
 }
 
 function payloadJson(payload: unknown): string {

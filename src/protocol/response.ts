@@ -2,6 +2,7 @@ import { DpsError, type DpsErrorCode, type DpsPhase } from '../errors.ts'
 import { isoTime } from '../iso-time.ts'
 import { printable } from '../printable.ts'
 import { isHubHost, isHubIdentity } from './hub-names.ts'
+import { issuedChainOf } from './issuance.ts'
 import { sameRegistrationId } from './registration-id.ts'
 import { parseRetryAfter } from './retry-after.ts'
 import { classifyFailure, classifyRefusal, type Refusal } from './status.ts'
@@ -62,7 +63,12 @@ export interface RegistrationRecord {
 /** A reply that has been read and believed. Refusals are data too: the engine decides whether to repeat the step. */
 export type ServiceReply =
   | { readonly kind: 'assigning'; readonly operationId: string; readonly retryAfterMs: number | undefined }
-  | { readonly kind: 'assigned'; readonly registration: DeviceRegistration }
+  | {
+      readonly kind: 'assigned'
+      readonly registration: DeviceRegistration
+      /** What came as certificates for a request, not believed. */
+      readonly issuedChain?: unknown
+    }
   | { readonly kind: 'refused'; readonly error: DpsError }
 
 export interface ReplyContext {
@@ -96,8 +102,10 @@ export function parseReply(raw: RawReply, context: ReplyContext): ServiceReply {
     if (typeof operationId !== 'string') throw malformed('says assigning but carries no operationId')
     return { kind: 'assigning', operationId: checkOperationId(operationId), retryAfterMs }
   }
-  if (status === 'assigned')
-    return { kind: 'assigned', registration: parseRegistration(body.registrationState, context) }
+  if (status === 'assigned') {
+    const registration = parseRegistration(body.registrationState, context)
+    return { kind: 'assigned', registration, issuedChain: issuedChainOf(body.registrationState) }
+  }
   if (status === undefined) throw malformed('carries no status')
 
   const state = isObject(body.registrationState) ? body.registrationState : body

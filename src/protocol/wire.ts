@@ -74,7 +74,7 @@ export function parseResponseTopic(topic: string): ResponseTopic | undefined {
   if (!topic.startsWith(RESPONSE_PREFIX)) return undefined
   const query = RESPONSE_PREFIX.length + '202/?'.length
   const head = topic.slice(RESPONSE_PREFIX.length, query)
-  if (!/^[0-9]{3}\/\?$/.test(head)) return undefined
+  if (!/^[1-9][0-9]{2}\/\?$/.test(head)) return undefined
 
   let requestId: string | undefined
   let retryAfter: string | undefined

@@ -19,7 +19,12 @@ export type StepName = 'connect' | Request['kind']
 
 /** What a call was made for. */
 export type Outcome =
-  | { readonly kind: 'assigned'; readonly registration: DeviceRegistration }
+  | {
+      readonly kind: 'assigned'
+      readonly registration: DeviceRegistration
+      /** What came as certificates for a request, not believed. */
+      readonly issuedChain?: unknown
+    }
   | { readonly kind: 'found'; readonly record: RegistrationRecord }
   | { readonly kind: 'reached' }
 

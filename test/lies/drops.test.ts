@@ -7,7 +7,7 @@ import { lie, REGISTRATION_ID, type Setup, Stage } from '../support/stage.ts'
 const singleAttempt: Setup = { client: { retry: { maxAttempts: 1 } } }
 
 /** Where the connection ends, and the phases in which the client may be by then. */
-const ENDS: readonly (readonly [FaultStep, readonly DpsPhase[]])[] = [
+const ENDS: readonly (readonly [Exclude<FaultStep, 'issue'>, readonly DpsPhase[]])[] = [
   // A reset may overtake what was sent before it: the news that the connection was made, the end of the handshake.
   ['accept', ['tcp', 'tls']],
   ['client-hello', ['tls']],

@@ -103,7 +103,7 @@ async function run(scene: Scene, outOfPatience: AbortSignal): Promise<void> {
   }
 }
 
-const STEPS: readonly (readonly [FaultStep, readonly DpsPhase[]])[] = [
+const STEPS: readonly (readonly [Exclude<FaultStep, 'issue'>, readonly DpsPhase[]])[] = [
   ['accept', ['tcp', 'tls']],
   ['client-hello', ['tls']],
   ['handshake', ['tls', 'connect']],

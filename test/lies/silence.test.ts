@@ -10,7 +10,7 @@ import { lie, type Setup, Stage } from '../support/stage.ts'
 const singleAttempt: Setup = { client: { retry: { maxAttempts: 1 } } }
 
 /** Where the server falls silent, the phase in which the client then waits, and that phase's default limit. */
-const SILENCES: readonly (readonly [FaultStep, DpsPhase, number])[] = [
+const SILENCES: readonly (readonly [Exclude<FaultStep, 'issue'>, DpsPhase, number])[] = [
   ['accept', 'tls', 30_000],
   ['client-hello', 'tls', 30_000],
   ['handshake', 'connect', 15_000],
@@ -25,7 +25,7 @@ const SILENCES: readonly (readonly [FaultStep, DpsPhase, number])[] = [
 /** Where the client waits for nobody else, but may be told to stop. */
 const BEFORE_THE_SERVER: readonly DpsPhase[] = ['config', 'clock', 'dns', 'tcp']
 
-function fallSilent(stage: Stage, at: FaultStep): void {
+function fallSilent(stage: Stage, at: Exclude<FaultStep, 'issue'>): void {
   stage.faults.add({ at, do: 'silence', times: Number.POSITIVE_INFINITY })
 }
 

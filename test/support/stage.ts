@@ -125,7 +125,7 @@ export class Stage {
   }
 
   /** Calls `then` every time the client has come to wait in `phase` and the fault at `step` has struck it there. */
-  eachStall(step: FaultStep, phase: DpsPhase, then: () => void): void {
+  eachStall(step: Exclude<FaultStep, 'issue'>, phase: DpsPhase, then: () => void): void {
     let served = 0
     const watcher = () => {
       const waits = this.events.filter((e) => e.type === 'phase-started' && e.phase === phase).length

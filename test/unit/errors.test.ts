@@ -43,6 +43,29 @@ describe('DpsError', () => {
   })
 })
 
+describe('an assignment that an error carries', () => {
+  const assignment = {
+    assignedHub: 'h.example',
+    deviceId: 'd',
+    payload: { key: 'of the application' },
+  } as never
+
+  it('is there to be read and in JSON, and what may be secret in it is printed nowhere', () => {
+    const error = new DpsError('CERTIFICATE_NOT_ISSUED', 'parse', 'm', { assignment })
+    expect(error.assignment).toBe(assignment)
+    expect(JSON.parse(JSON.stringify(error)).assignment).toEqual({ assignedHub: 'h.example', deviceId: 'd' })
+    for (const printed of [inspect(error, { depth: 9 }), JSON.stringify(error), `${error.stack}`]) {
+      expect(printed).not.toContain('of the application')
+    }
+  })
+
+  it('is absent from any other', () => {
+    const error = new DpsError('THROTTLED', 'register', 'busy')
+    expect(error.assignment).toBeUndefined()
+    expect(error.toJSON()).not.toHaveProperty('assignment')
+  })
+})
+
 describe('every code', () => {
   for (const code of Object.keys(ERROR_CODES) as DpsErrorCode[]) {
     it(`${code} has a hint of one sentence that says what to do`, () => {

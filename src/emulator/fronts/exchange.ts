@@ -37,7 +37,7 @@ export type Answer = OutgoingReply | 'replaced' | 'withheld'
 /** The actions of the fault that strikes here, if one does, which is then reported. */
 export function strike<Step extends FaultStep>(
   { faults, journal }: Pick<ExchangeSettings, 'faults' | 'journal'>,
-  { id: connectionId }: LiveRecord,
+  { id: connectionId }: Pick<LiveRecord, 'id'>,
   at: Step,
   registrationId: string | undefined,
   waits?: (action: FaultActions[Step]) => boolean,

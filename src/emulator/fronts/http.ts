@@ -78,7 +78,7 @@ class HttpSession {
   readonly #settings: HttpSettings
   readonly #connection: FrontConnection
   readonly #gate: OutputGate
-  readonly #carrier: Carrier = { open: true }
+  readonly #carrier: Carrier
   /** Requests that came before the reply to the one before them. */
   readonly #waiting: (() => void)[] = []
   #busy = false
@@ -88,6 +88,7 @@ class HttpSession {
     this.#connection = connection
     this.#gate = gate
     connection.record.transport = 'https'
+    this.#carrier = { open: true, connectionId: connection.record.id }
     gate.once('close', () => {
       this.#carrier.open = false
     })

@@ -29,11 +29,12 @@ export function mqttFront(settings: MqttSettings): Front {
 
 class MqttSession extends MqttServer<MqttSettings> {
   #session: DeviceSession | undefined
-  readonly #carrier: Carrier = { open: true }
+  readonly #carrier: Carrier
   #subscribed: 0 | 1 | undefined
 
   constructor(settings: MqttSettings, connection: FrontConnection) {
     super(settings, connection, LARGEST_PACKET)
+    this.#carrier = { open: true, connectionId: connection.record.id }
   }
 
   protected override receive(packet: Packet): void {

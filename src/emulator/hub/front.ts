@@ -1,9 +1,20 @@
-import { generate, type IConnectPacket, type IPublishPacket, type Packet } from 'mqtt-packet'
+import type { IConnectPacket, IPublishPacket, Packet } from 'mqtt-packet'
+import {
+  alter,
+  type FaultActions,
+  type FaultStep,
+  type OutgoingReply,
+  outgoing,
+  type ReplyStepFault,
+  waitsForAnotherFront,
+} from '../faults.ts'
 import { performAll, strike } from '../fronts/exchange.ts'
 import type { Front, FrontConnection } from '../fronts/listener.ts'
 import { CONNACK, MqttServer, type MqttServerSettings, publishPacket } from '../fronts/mqtt-server.ts'
+import type { ServiceReply } from '../service.ts'
 import type { HubDevice, HubDisconnect, HubEnding, HubLink, HubService } from './hub.ts'
-import { readFilter, readPublish, twinResponseTopic } from './topics.ts'
+import { type RenewalAnswer, type RenewalDelivery, renewalTopic } from './renewal.ts'
+import { readFilter, readPublish, type Subscription, twinResponseTopic } from './topics.ts'
 
 export interface HubFrontSettings extends MqttServerSettings {
   readonly hub: HubService
@@ -26,6 +37,8 @@ export function hubFront(settings: HubFrontSettings): Front {
 
 class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
   #device: HubDevice | undefined
+  #apiVersion = ''
+  #x509 = false
   #will: IConnectPacket['will']
   #cancelExpiry: () => void = () => undefined
 
@@ -90,7 +103,7 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
       this.refuse(REFUSALS[result.reason] ?? CONNACK.NOT_AUTHORIZED)
       return
     }
-    const { device, expiresAt } = result
+    const { device, expiresAt, apiVersion } = result
     if (packet.will !== undefined) {
       const will = readPublish(device, packet.will.topic)
       if (typeof will === 'string' || will.kind !== 'telemetry' || packet.will.qos === 2) {
@@ -100,6 +113,8 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
     }
     this.#will = packet.will
     this.#device = device
+    this.#apiVersion = apiVersion
+    this.#x509 = expiresAt === undefined
     if (expiresAt !== undefined) {
       this.#cancelExpiry = clock.after(expiresAt - clock.now(), () => this.endBy('token-expired'))
     }
@@ -176,6 +191,7 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
     })
     this.send({ cmd: 'suback', messageId, granted })
     this.settings.hub.deliverCommands(device)
+    this.settings.hub.renewals.deliver(device)
   }
 
   #publish(packet: IPublishPacket): void {
@@ -210,6 +226,8 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
     if (packet.qos === 1) this.send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
     if (said.kind === 'method-response') {
       this.settings.hub.answerMethod(device, said.rid, said.status, Buffer.from(body))
+    } else if (said.kind === 'renewal') {
+      this.#renew(said.rid, Buffer.from(body))
     } else if (said.kind !== 'telemetry') {
       if (this.#struck('twin')) return
       if (said.kind === 'twin-get') this.#answer(said.rid, 200, this.settings.hub.readTwin(device))
@@ -221,32 +239,93 @@ class HubSession extends MqttServer<HubFrontSettings> implements HubLink {
   }
 
   #answer(rid: string, status: number, body: Buffer, version?: number): void {
-    const device = this.#device!
     const { record } = this.connection
     const actions = strike(this.settings, record, 'twin-reply', record.registrationId)
     if (actions.includes('silence')) return
     const context = { rid, registrationId: record.registrationId ?? '' }
     if (performAll(this.connection, actions, context)) return
-    // An answer reaches a subscriber only.
-    const qos = device.subscriptions.get('twin-responses')
-    if (qos === undefined) return
-    let topic = twinResponseTopic(status, actions.includes('wrong-rid') ? `not-${rid}` : rid, version)
-    let payload = body
-    for (const action of actions) {
-      if (typeof action !== 'object' || !('reply' in action)) continue
-      const { reply } = action
-      if (reply.status !== undefined) topic = twinResponseTopic(reply.status, rid, version)
-      if (reply.topic !== undefined) {
-        topic = typeof reply.topic === 'function' ? reply.topic(context) : reply.topic
-      }
-      if (reply.body !== undefined) payload = Buffer.from(reply.body as Uint8Array)
+    const out = { ...outgoing({ status, retryAfter: undefined, body: {} }, rid), body }
+    const topicOf = (told: number, of: string): string => twinResponseTopic(told, of, version)
+    this.#send('twin-responses', 0, out, topicOf, actions)
+  }
+
+  #renew(rid: string | undefined, body: Buffer): void {
+    const { journal } = this.settings
+    const { renewals } = this.settings.hub
+    const { record } = this.connection
+    const device = this.#device!
+    const context = { rid: rid ?? '', registrationId: record.registrationId ?? '' }
+    const actions = strike(this.settings, record, 'renew', record.registrationId, (action) =>
+      waitsForAnotherFront('mqtt', action),
+    )
+    if (performAll(this.connection, actions, context) || actions.includes('ignore')) return
+    if (rid === undefined) {
+      const rule = 'A certificate is asked for with one `$rid`: 4 to 36 letters, digits and inner dashes.'
+      journal.emit({ type: 'violation', connectionId: this.connectionId, rule })
+      return
     }
-    const copies = actions.includes('duplicate') ? 2 : 1
-    for (let copy = 0; copy < copies; copy += 1) {
-      const packet = publishPacket(topic, payload, 0, undefined)
-      this.log(packet)
-      this.write(generate(packet), false)
+    const reply =
+      actions.length > 0
+        ? renewals.error(500, 500_001, 'Scripted error.')
+        : renewals.ask(device, { link: this, rid, body, apiVersion: this.#apiVersion, x509: this.#x509 })
+    const accepted = reply.status === 202
+    const told = accepted ? strike(this.settings, record, 'renew-accepted', record.registrationId) : actions
+    const withheld = told.includes('silence') || performAll(this.connection, told, context)
+    if (!withheld) this.#sendRenewal(rid, reply, told)
+    if (accepted) renewals.proceed(device)
+  }
+
+  answerRenewal({ rid, reply, again, held }: RenewalAnswer): RenewalDelivery {
+    const { record } = this.connection
+    if (this.connection.mute) return 'kept'
+    const actions = strike(
+      this.settings,
+      record,
+      'renew-reply',
+      record.registrationId,
+      (action) => held && typeof action === 'object' && 'late' in action,
+    )
+    if (actions.includes('silence')) return 'done'
+    const late = actions.find((action) => typeof action === 'object' && 'late' in action)
+    if (late !== undefined) return late
+    if (performAll(this.connection, actions, { rid, registrationId: record.registrationId ?? '' })) {
+      return this.connection.mute ? 'kept' : 'done'
     }
+    return this.#sendRenewal(rid, reply, actions, again) ?? 'done'
+  }
+
+  #sendRenewal(
+    rid: string,
+    reply: ServiceReply,
+    actions: readonly FaultActions['renew' | 'renew-reply'][],
+    again = false,
+  ): number | undefined {
+    const out = outgoing(reply, rid)
+    if (actions.includes('bare-array')) out.body = Buffer.from(JSON.stringify(reply.body.certificates ?? []))
+    return this.#send('credentials', 1, out, renewalTopic, actions, again)
+  }
+
+  /** Sends an answer, which reaches a subscriber only; returns the packet id at QoS 1. */
+  #send(
+    to: Subscription,
+    mostQos: 0 | 1,
+    out: OutgoingReply,
+    topicOf: (status: number, rid: string) => string,
+    actions: readonly FaultActions[FaultStep][],
+    dup = false,
+  ): number | undefined {
+    const qos = this.#device!.subscriptions.get(to)
+    if (qos === undefined || this.connection.mute) return undefined
+    const { renewals } = this.settings.hub
+    const context = { rid: out.rid, registrationId: this.connection.record.registrationId ?? '' }
+    const maker = { error: renewals.error.bind(renewals), ended: () => ({}) }
+    for (const action of actions) alter(out, action as ReplyStepFault, context, maker)
+    const topic = out.topic ?? topicOf(out.status, out.rid)
+    let packetId: number | undefined
+    for (let copy = 0; copy < out.copies; copy += 1) {
+      packetId = this.publish(topic, out.body, Math.min(qos, mostQos) as 0 | 1, dup)
+    }
+    return packetId
   }
 
   #struck(step: 'telemetry' | 'twin' | 'ping'): boolean {

@@ -1,9 +1,9 @@
 import { createHmac, randomUUID, timingSafeEqual, X509Certificate } from 'node:crypto'
-import type { Clock } from '../../clock.ts'
 import { DpsError } from '../../errors.ts'
 import { type EnrollmentKeys, generateSymmetricKey, type SymmetricKeyAttestation } from '../enrollments.ts'
-import type { DeviceCredential, PresentedCertificate, RefusalReason } from '../service.ts'
-import { parseSas } from '../service.ts'
+import type { DeviceCredential, PresentedCertificate, RefusalReason, Registration } from '../service.ts'
+import { commonName, parseSas } from '../service.ts'
+import { type RenewalAnswer, type RenewalDelivery, type RenewalSettings, Renewals } from './renewal.ts'
 import {
   commandTopic,
   desiredTopic,
@@ -186,6 +186,7 @@ export interface HubLink {
   /** Sends a PUBLISH; returns its packet id, or undefined at QoS 0. */
   publish(topic: string, body: Uint8Array, qos: 0 | 1, dup?: boolean): number | undefined
   endBy(reason: HubEnding, how?: HubDisconnect): void
+  answerRenewal(answer: RenewalAnswer): RenewalDelivery
 }
 
 interface Command {
@@ -203,6 +204,10 @@ export interface HubDevice extends HubPrincipal {
   readonly hub: string
   keys: readonly Buffer[] | undefined
   fingerprints: readonly string[]
+  /** Whether certificates that were issued for it are accepted. */
+  issued: boolean
+  /** What the provisioning service knows it by, where it was assigned. */
+  registration: Registration | undefined
   enabled: boolean
   twin: TwinDocument
   commands: Command[]
@@ -229,11 +234,11 @@ export type HubAuthentication =
       readonly device: HubDevice
       /** Wall clock, ms, when the token ends; undefined with a certificate. */
       readonly expiresAt: number | undefined
+      readonly apiVersion: string
     }
   | { readonly ok: false; readonly reason: RefusalReason; readonly clientId: string }
 
-export interface HubSettings {
-  readonly clock: Clock
+export interface HubSettings extends RenewalSettings {
   readonly hubs: readonly string[]
   readonly logSize: number
   readonly onTelemetry: (message: TelemetryRecord) => void
@@ -277,10 +282,12 @@ export class HubService implements EmulatedHub {
   readonly #messages: TelemetryRecord[] = []
   readonly #waiting = new Set<() => void>()
   readonly telemetry: Telemetry
+  readonly renewals: Renewals
   #received = 0
 
   constructor(settings: HubSettings) {
     this.#settings = settings
+    this.renewals = new Renewals(settings)
     const received = (): number => this.#received
     this.telemetry = Object.freeze({
       get received() {
@@ -469,19 +476,19 @@ export class HubService implements EmulatedHub {
   }
 
   /** Enters a device as it was assigned; what an earlier hub knew of it goes along, or is dropped. */
-  assign(deviceId: string, hub: string, credential: DeviceCredential): void {
-    const { keys, fingerprints, movedFrom } = credential
+  assign(registration: Registration, credential: DeviceCredential): void {
+    const { deviceId, assignedHub: hub } = registration
+    const { keys, fingerprints, issued, movedFrom } = credential
     const earlier =
       movedFrom === undefined ? undefined : this.#devices.get(keyOf(movedFrom.hub, deviceId, undefined))
     if (earlier !== undefined) this.#remove(earlier, 'moved')
-    const existing = this.#devices.get(keyOf(hub, deviceId, undefined))
-    if (existing === undefined) {
-      const device = this.#put(hub, deviceId, undefined, { keys, fingerprints })
+    let device = this.#devices.get(keyOf(hub, deviceId, undefined))
+    if (device === undefined) {
+      device = this.#put(hub, deviceId, undefined, { keys, fingerprints })
+      device.issued = earlier?.issued ?? false
       if (earlier !== undefined && movedFrom?.data === 'migrate') device.twin = earlier.twin
-    } else {
-      existing.keys = keys
-      existing.fingerprints = fingerprints
     }
+    Object.assign(device, { keys, fingerprints, registration, issued: device.issued || issued })
   }
 
   // What connections do.
@@ -496,7 +503,8 @@ export class HubService implements EmulatedHub {
     const fields = query === undefined ? undefined : readUserNameQuery(query)
     if (hub === undefined || deviceId === undefined || fields === undefined)
       return refuse('user-name-malformed')
-    if (!API_VERSIONS.has(fields.get('api-version') ?? '')) return refuse('api-version-unknown')
+    const apiVersion = fields.get('api-version') ?? ''
+    if (!API_VERSIONS.has(apiVersion)) return refuse('api-version-unknown')
     if (request.clientId !== (moduleId === undefined ? deviceId : `${deviceId}/${moduleId}`)) {
       return refuse('client-id-wrong')
     }
@@ -510,7 +518,7 @@ export class HubService implements EmulatedHub {
         : this.#checkSas(device, request.sas)
     if (typeof verdict === 'string') return refuse(verdict)
     if (!device.enabled) return refuse('device-disabled')
-    return { ok: true, device, expiresAt: verdict.expiresAt }
+    return { ok: true, device, apiVersion, expiresAt: verdict.expiresAt }
   }
 
   /** Makes this the device's only connection; true if it goes on where an earlier one ended. */
@@ -522,7 +530,7 @@ export class HubService implements EmulatedHub {
       device.subscriptions.clear()
       for (const command of device.commands.splice(0)) command.settle('discarded')
     }
-    for (const name of ['methods', 'twin-responses', 'twin-desired'] as const) {
+    for (const name of ['methods', 'twin-responses', 'twin-desired', 'credentials'] as const) {
       // Only that of commands outlives a connection.
       device.subscriptions.delete(name)
     }
@@ -566,6 +574,7 @@ export class HubService implements EmulatedHub {
   acknowledge(device: HubDevice, link: HubLink, packetId: number): void {
     const command = device.commands.find(({ sent }) => sent?.link === link && sent.packetId === packetId)
     if (command !== undefined) this.#settle(device, command, 'acknowledged')
+    else this.renewals.acknowledge(device, link, packetId)
   }
 
   answerMethod(device: HubDevice, rid: string, status: number, body: Buffer): void {
@@ -628,9 +637,19 @@ export class HubService implements EmulatedHub {
     device: HubDevice,
     presented: PresentedCertificate | undefined,
   ): { expiresAt: undefined } | RefusalReason {
-    if (presented === undefined || device.keys !== undefined) return 'credential-missing'
+    if (presented === undefined) return 'credential-missing'
     const { leaf } = presented
-    if (!device.fingerprints.includes(leaf.fingerprint256)) return 'certificate-unknown'
+    const issued = device.issued ? this.#settings.authority.find(leaf.fingerprint256) : undefined
+    if (issued === undefined && device.keys !== undefined) return 'credential-missing'
+    if (issued?.revokedAt !== undefined) return 'certificate-revoked'
+    const known =
+      issued === undefined
+        ? device.fingerprints.includes(leaf.fingerprint256)
+        : issued.deviceId === device.deviceId && device.moduleId === undefined
+    if (!known) return 'certificate-unknown'
+    if (issued !== undefined && ![issued.registrationId, issued.deviceId].includes(commonName(leaf) ?? '')) {
+      return 'certificate-name-wrong'
+    }
     const now = this.#settings.clock.now()
     if (Date.parse(leaf.validTo) < now) return 'certificate-expired'
     return Date.parse(leaf.validFrom) > now ? 'certificate-not-yet-valid' : { expiresAt: undefined }
@@ -650,6 +669,8 @@ export class HubService implements EmulatedHub {
       deviceId,
       moduleId,
       ...proof,
+      issued: false,
+      registration: undefined,
       enabled: true,
       twin: emptyTwin(),
       commands: [],
@@ -664,6 +685,7 @@ export class HubService implements EmulatedHub {
   #remove(device: HubDevice, reason: HubEnding): void {
     this.#devices.delete(keyOf(device.hub, device.deviceId, device.moduleId))
     device.link?.endBy(reason)
+    this.renewals.drop(device)
     for (const command of device.commands.splice(0)) command.settle('discarded')
   }
 

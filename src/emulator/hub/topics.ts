@@ -1,3 +1,5 @@
+import { CREDENTIALS_FILTER, readRenewal } from './renewal.ts'
+
 // The hub's side of the wire, written out here and not taken from the client, so that a misreading cannot agree with itself.
 // https://learn.microsoft.com/azure/iot/iot-mqtt-connect-to-iot-hub
 
@@ -22,9 +24,10 @@ export type DevicePublish =
   | { readonly kind: 'method-response'; readonly rid: string; readonly status: number }
   | { readonly kind: 'twin-get'; readonly rid: string }
   | { readonly kind: 'twin-report'; readonly rid: string; readonly version: number | undefined }
+  | { readonly kind: 'renewal'; readonly rid: string | undefined }
 
 /** What a device may subscribe to. */
-export type Subscription = 'commands' | 'methods' | 'twin-responses' | 'twin-desired'
+export type Subscription = 'commands' | 'methods' | 'twin-responses' | 'twin-desired' | 'credentials'
 
 const RID = /^[A-Za-z0-9\-._~%]{1,128}$/
 const METHOD_RESPONSE = /^\$iothub\/methods\/res\/(-?\d{1,10})\/\?([\x21-\x7e]+)$/
@@ -44,10 +47,10 @@ export function readFilter(principal: HubPrincipal, filter: string): Subscriptio
     case '$iothub/twin/PATCH/properties/desired/#':
       return 'twin-desired'
     default:
-      // Only a device gets commands; a module of it does not.
-      return principal.moduleId === undefined && filter === `${base(principal)}/messages/devicebound/#`
-        ? 'commands'
-        : undefined
+      // Only a device gets commands and certificates; a module of it does not.
+      if (principal.moduleId !== undefined) return undefined
+      if (filter === CREDENTIALS_FILTER) return 'credentials'
+      return filter === `${base(principal)}/messages/devicebound/#` ? 'commands' : undefined
   }
 }
 
@@ -85,7 +88,11 @@ export function readPublish(principal: HubPrincipal, topic: string): DevicePubli
       version: version === undefined ? undefined : Number(version),
     }
   }
-  return 'A device publishes its own telemetry, answers to methods and requests about its twin.'
+  const renewal = principal.moduleId === undefined ? readRenewal(topic) : undefined
+  return (
+    renewal ??
+    'A device publishes its own telemetry, answers to methods and requests about its twin and its certificate.'
+  )
 }
 
 /** `name=value` pairs of which one is `$rid` and the others are known, no name twice. */

@@ -14,7 +14,12 @@ import {
   x509,
 } from 'dps-device-client'
 import { type Emulator, startEmulator } from 'dps-device-client/emulator'
-import { deriveDeviceKey } from 'dps-device-client/factory'
+import {
+  type CertificateSigningRequest,
+  createCsr,
+  deriveDeviceKey,
+  type KeySigner,
+} from 'dps-device-client/factory'
 import { connectHub, type HubConnection, type HubEvent } from 'dps-device-client/hub'
 import { type ContractCase, transportContract } from 'dps-device-client/testing'
 
@@ -39,6 +44,23 @@ export async function boot(): Promise<HubMqttOptions> {
   const settings = await hubSettings(provisioned, credential, { moduleId: learnt })
   return settings.mqtt()
 }
+
+export async function issue(signer: KeySigner): Promise<readonly string[] | undefined> {
+  const made: CertificateSigningRequest = await createCsr({ registrationId: 'r', key: signer })
+  try {
+    const { issuedCertificateChain } = await client.register({ csr: made })
+    x509({ cert: issuedCertificateChain ?? '', key: made.key ?? '' })
+    await client.register({ csr: made.csr })
+    // @ts-expect-error: a lookup carries none
+    await client.lookup({ csr: made })
+    return issuedCertificateChain
+  } catch (error) {
+    if (DpsError.is(error)) return error.assignment?.issuedCertificateChain
+    throw error
+  }
+}
+// @ts-expect-error: one of a curve and a key
+createCsr({ registrationId: 'r', curve: 'P-256', key: 'k' })
 
 export async function live(given: Assignment): Promise<HubConnection> {
   const seen: HubEvent[] = []

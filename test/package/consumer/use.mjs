@@ -9,7 +9,7 @@ import {
   x509,
 } from 'dps-device-client'
 import { startEmulator } from 'dps-device-client/emulator'
-import { deriveDeviceKey } from 'dps-device-client/factory'
+import { createCsr, deriveDeviceKey } from 'dps-device-client/factory'
 import { connectHub, provisionAndConnect } from 'dps-device-client/hub'
 import { transportContract } from 'dps-device-client/testing'
 
@@ -21,6 +21,7 @@ emulator.enrollments.addGroup({
 const { primaryKey: groupKey } = emulator.enrollments.addGroup({
   groupId: 's',
   attestation: { symmetricKey: {} },
+  issuance: {},
 })
 const options = emulator.clientOptions()
 
@@ -40,6 +41,12 @@ for (const transport of ['mqtt-ws', 'https']) {
   const { connection } = await new ProvisioningClient({ ...options, credential, transport }).register()
   assert.equal(connection.transport, transport)
 }
+const csr = await createCsr({ registrationId: 'esm-sas' })
+const issued = await new ProvisioningClient({ ...options, credential }).register({ csr })
+const operational = x509({ cert: issued.issuedCertificateChain, key: csr.key })
+const asIssued = await connectHub(issued, { ...emulator.hubOptions(), credential: operational })
+await asIssued.close()
+await new ProvisioningClient({ ...options, credential }).register()
 const store = fileStore('assignment')
 const [fresh, kept] = [
   await provision({ ...options, credential, store }),

@@ -249,7 +249,7 @@ describe('a bundle that cannot be used', () => {
   ] as const)('that asks for absurd iterations %s, at once', async (_, args, find) => {
     const file = bundle(ec, 'secret', ...args)
     expect((await refusal(replaceCount(file, find(file)), 'secret')).message).toContain(
-      'more than 2000000 iterations',
+      'asks for more iterations',
     )
   })
 
@@ -259,12 +259,12 @@ describe('a bundle that cannot be used', () => {
     const key = replaceCount(encrypted, at)
     await expect(x509({ cert: ec.cert, key, passphrase: 'secret' }).load()).rejects.toMatchObject({
       code: 'CREDENTIAL_UNREADABLE',
-      message: expect.stringContaining('more than 2000000 iterations'),
+      message: expect.stringContaining('asks for more iterations'),
     })
     const file = bundle(ec, 'secret', '-certpbe', 'NONE', '-nomac')
     const inside = replaceCount(file, file.lastIndexOf(COUNT))
     await expect(x509({ pkcs12: inside, passphrase: 'secret' }).load()).rejects.toMatchObject({
-      message: expect.stringContaining('more than 2000000 iterations'),
+      message: expect.stringContaining('asks for more iterations'),
     })
   })
 

@@ -896,7 +896,7 @@ describe('register body', () => {
   test.each([
     ['a null payload', '2019-03-31', { payload: null }],
     ['a payload', '2019-03-31', { payload: { a: 'ü' } }],
-    ['a CSR in a version that knows it', '2025-07-01-preview', { csr: 'AAAA' }],
+    ['a null CSR in a version that knows it', '2025-07-01-preview', { csr: null }],
   ])('%s is taken', async (_, apiVersion, extra) => {
     await using({}, async (emulator) => {
       const device = await ready(emulator, { ...sas(), apiVersion })

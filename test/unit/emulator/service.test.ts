@@ -3,6 +3,8 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/clock.ts'
 import { EnrollmentBook } from '../../../src/emulator/enrollments.ts'
 import { createPki, issueCertificate, type Pki, type RefusalReason } from '../../../src/emulator/index.ts'
+import { IssuingAuthority } from '../../../src/emulator/issuance/authority.ts'
+import { der } from '../../../src/emulator/pki.ts'
 import { commonName, ProvisioningService } from '../../../src/emulator/service.ts'
 
 let pki: Pki
@@ -21,6 +23,12 @@ beforeAll(async () => {
     pollLimit: false,
     disabledEnrollment: 'refuse',
     concurrentRegistrations: 'conflict',
+    authority: new IssuingAuthority({
+      der: await der(),
+      clock: systemClock,
+      onIssued: () => undefined,
+      faults: () => [],
+    }),
     onRegistration: () => undefined,
   })
 })
@@ -36,7 +44,7 @@ function judge(leaf: string, ...intermediates: string[]): RefusalReason | 'accep
       leaf: new X509Certificate(leaf),
       intermediates: intermediates.map((pem) => new X509Certificate(pem)),
     },
-    carrier: { open: true },
+    carrier: { open: true, connectionId: 1 },
   })
   return result.ok ? 'accepted' : result.reason
 }

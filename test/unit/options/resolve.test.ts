@@ -16,6 +16,7 @@ describe('resolveOptions', () => {
       connectTo: undefined,
       transports: ['mqtt'],
       apiVersion: '2019-03-31',
+      issuanceApiVersion: '2025-07-01-preview',
       userAgent: `dps-device-client/${version}`,
       totalMs: 120_000,
       limits: {

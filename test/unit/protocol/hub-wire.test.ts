@@ -82,6 +82,7 @@ describe('the topics', () => {
     ['$iothub/twin/res/204/?$version=x&$rid=1', { status: 204, requestId: '1' }],
     ['$iothub/twin/res/20/?$rid=1', undefined],
     ['$iothub/twin/res/2000/?$rid=1', undefined],
+    ['$iothub/twin/res/002/?$rid=1', undefined],
     ['$iothub/twin/res/200/?rid=1', undefined],
     ['$iothub/twin/res/200', undefined],
   ])('of an answer about the twin: %s', (topic, expected) => {

@@ -13,6 +13,15 @@ describe('registerBody', () => {
     )
   })
 
+  it('carries a signing request, after a payload if there is one', () => {
+    expect(registerBody('d', undefined, 'MII=')).toBe('{"registrationId":"d","csr":"MII="}')
+    expect(JSON.parse(registerBody('d', { floor: 3 }, 'MII='))).toEqual({
+      registrationId: 'd',
+      payload: { floor: 3 },
+      csr: 'MII=',
+    })
+  })
+
   it.each([
     ['an array', [1]],
     ['a string', '{}'],

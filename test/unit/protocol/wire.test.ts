@@ -74,6 +74,7 @@ describe('parseResponseTopic', () => {
   it.each([
     ['another topic', '$dps/registrations/PUT/iotdps-register/?$rid=1'],
     ['a prefix in another case', '$DPS/registrations/res/200/?$rid=1'],
+    ['a status below 100', '$dps/registrations/res/002/?$rid=1'],
     ['nothing after the prefix', RESPONSE_PREFIX],
     ['two digits', `${RESPONSE_PREFIX}20/?$rid=1`],
     ['four digits', `${RESPONSE_PREFIX}2000/?$rid=1`],
@@ -100,7 +101,7 @@ describe('parseResponseTopic', () => {
       .filter((pair) => pair.indexOf('=') > 0)
     fc.assert(
       fc.property(
-        fc.integer({ min: 0, max: 999 }),
+        fc.integer({ min: 100, max: 999 }),
         text,
         fc.option(text, { nil: undefined }),
         fc.array(unknown, { maxLength: 4 }),

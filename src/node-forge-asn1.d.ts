@@ -2,6 +2,9 @@
 declare module 'node-forge/lib/asn1.js' {
   import type { asn1 } from 'node-forge'
 
-  const codec: typeof asn1
+  const codec: typeof asn1 & {
+    /** Missing in the published types. */
+    fromDer(bytes: string, options: { decodeBitStrings: boolean }): asn1.Asn1
+  }
   export default codec
 }
