@@ -139,7 +139,10 @@ export default defineConfig([
             // A lazy chunk is CommonJS too: `require` finds it without starting the ESM loader.
             supported: { 'dynamic-import': false },
           })
-          return { code: slim(result.code, basename(path).startsWith('chunk-')) }
+          const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
+          // Most of it is text already, and it never throws in the field.
+          const short = { ...compact, format: 'cjs', platform: 'node', minifyIdentifiers: true } as const
+          return basename(path).startsWith('inspect-') ? transform(slimmed, short) : { code: slimmed }
         },
       },
     ],
@@ -170,6 +173,10 @@ export default defineConfig([
           // Not reached: the command brings its one transport, and the library has these by itself.
           build.onResolve({ filter: /(?:mqtt|mqtt-ws|https|pkcs12)\.ts$/ }, ({ importer, kind }) =>
             kind === 'dynamic-import' && /[\\/](?:select|x509)\.ts$/.test(importer) ? library : undefined,
+          )
+          // Reached under its public name, which the library has too.
+          build.onResolve({ filter: /inspect\.ts$/ }, ({ kind }) =>
+            kind === 'dynamic-import' ? library : undefined,
           )
           // Not reached either: the command sends no signing request.
           build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>

@@ -7,6 +7,9 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
+import type { Identity } from './credential/credential.ts'
+import { inspectCredential } from './credential/inspection.ts'
+import { doubtAbout } from './credential/material.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
 import type { Issuance } from './issuance.ts'
@@ -20,6 +23,7 @@ import type {
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import { registerBody } from './protocol/request.ts'
 import { registrationResource } from './protocol/sas-token.ts'
+import { isUnexplained, withUnseen } from './registration/explain.ts'
 import type { Scope } from './registration/phases.ts'
 import {
   type CallResult,
@@ -156,9 +160,34 @@ export class ProvisioningClient {
       totalMs: timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1),
       signal,
       emit,
+      explain: (error, index) => this.#explain(error, index),
     })
     if (!credentials.isList) return result
     return { ...result, connection: { ...result.connection, credential: result.credential } }
+  }
+
+  /** Says once what is doubtful in a credential; what looks well costs a comparison. */
+  async #warn(identity: Identity, emit: (event: DpsEvent) => void): Promise<void> {
+    const credentials = this.#credentials
+    const now = this.#options.clock.now()
+    const doubt = doubtAbout(identity, now)
+    if (doubt === '' || !credentials.isNew(`${identity.fingerprint} ${doubt}`)) return
+    const { findings } = await inspectCredential({ load: async () => identity }, { now })
+    for (const { id, severity, message, mend } of findings) {
+      // A device certificate alone is as it should be wherever the service knows its issuer.
+      if (severity !== 'warning' || id === 'issuer-missing') continue
+      if (credentials.isNew(`${identity.fingerprint} ${id}`))
+        emit({ type: 'warning', message: `${message} ${mend}` })
+    }
+  }
+
+  /** A refusal that nothing on the device explains names what can only be seen at the service. */
+  async #explain(error: DpsError, index: number): Promise<DpsError> {
+    const now = this.#options.clock.now()
+    const identity = this.#credentials.identities[index]
+    if (identity === undefined || !isUnexplained(error, now)) return error
+    const inspection = await inspectCredential({ load: async () => identity }, { now })
+    return inspection.ok ? withUnseen(error, inspection.unseen, inspection.kind === undefined) : error
   }
 
   #mayPipeline(choice: TransportChoice): boolean {
@@ -202,6 +231,7 @@ export class ProvisioningClient {
       onWait: (delayMs) => emit({ type: 'waiting-for-clock', delayMs }),
     })
     identity.checkDates(clock.now())
+    if (this.#options.onEvent !== undefined) await this.#warn(identity, emit)
     let destroy: (() => void) | undefined
     const session = await transport.open({
       host,

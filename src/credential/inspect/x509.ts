@@ -8,7 +8,14 @@ import { isIssuedBy, nameOf, orderChain } from '../chain.ts'
 import type { TlsIdentity } from '../credential.ts'
 import type { CredentialFindingId } from '../inspection.ts'
 import { CLIENT_AUTHENTICATION, renewAtMs } from '../material.ts'
-import { checkIterations, type PemBlock, type PemKind, readPem } from '../pem.ts'
+import {
+  checkIterations,
+  MAX_ITERATIONS,
+  type PemBlock,
+  type PemKind,
+  readPem,
+  readPrivateKey,
+} from '../pem.ts'
 import { fromFile, fromValue, type Read, type Readable } from '../source.ts'
 import { checkKeyType, type X509Options } from '../x509.ts'
 import { commonNamesOf, maySign, weakDigestOf } from './certificate.ts'
@@ -239,9 +246,9 @@ async function contentsOf(
   if (!(bytes instanceof Uint8Array)) return [[], undefined]
   try {
     const { readPkcs12 } = await import('../pkcs12.ts')
-    const { certificates, keyPem } = await readPkcs12(bytes, passphrase, bundle.field)
-    const key = createPrivateKey({ key: keyPem, passphrase: passphrase ?? '' })
-    return [certificates, key]
+    const { certificates, key } = await readPkcs12(bytes, passphrase, bundle.field, MAX_ITERATIONS)
+    const { pem } = readPrivateKey(key, bundle.field)
+    return [certificates, createPrivateKey({ key: pem, passphrase: passphrase ?? '' })]
   } catch (error) {
     findings.add('bundle-unusable', said(error, `\`${bundle.field}\` holds a key that OpenSSL cannot read`))
     return [[], undefined]
