@@ -171,8 +171,12 @@ export default defineConfig([
             kind === 'dynamic-import' && /[\\/]src[\\/]cli[\\/]/.test(importer) ? library : undefined,
           )
           // Not reached: the command brings its one transport, and the library has these by itself.
-          build.onResolve({ filter: /(?:mqtt|mqtt-ws|https|pkcs12)\.ts$/ }, ({ importer, kind }) =>
-            kind === 'dynamic-import' && /[\\/](?:select|x509)\.ts$/.test(importer) ? library : undefined,
+          build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
+            kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
+          )
+          // Chains are put in order here too; bundles are for the library.
+          build.onResolve({ filter: /\/rare\.ts$/ }, ({ resolveDir, kind }) =>
+            kind === 'dynamic-import' ? { path: join(resolveDir, 'chain.ts') } : undefined,
           )
           // Reached under its public name, which the library has too.
           build.onResolve({ filter: /inspect\.ts$/ }, ({ kind }) =>

@@ -1,11 +1,12 @@
 import { createPrivateKey, type KeyObject, type X509Certificate } from 'node:crypto'
+import { printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import { isoTime } from '../iso-time.ts'
 import { LruMap } from '../lru.ts'
 import type { PemInput } from '../options/options.ts'
 import { printable } from '../printable.ts'
 import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '../protocol/registration-id.ts'
-import { isIssuedBy, nameOf, orderChain } from './chain.ts'
+import type { OrderedChain } from './chain.ts'
 import { type Credential, type CurveName, constant, type Identity, type TlsIdentity } from './credential.ts'
 import { judge, madeOf } from './material.ts'
 import { checkIterations, MAX_ITERATIONS, readCertificates, readPrivateKey, unreadable } from './pem.ts'
@@ -173,7 +174,7 @@ export function x509(options: X509Options): Credential {
         if (current?.digest === digest) return current.identity
         if (failed?.digest === digest) throw failed.error
         try {
-          const identity = identities.get(digest) ?? identify(await material.open())
+          const identity = identities.get(digest) ?? (await identify(await material.open()))
           checkExpected(identity.registrationId, expectedId)
           // A key that was replaced is not kept for later.
           if (current !== undefined) identities.delete(current.digest)
@@ -237,7 +238,7 @@ function bundleSource(options: X509Options): Read<Material> {
     return {
       parts: new Secret(['pkcs12', bytes, passphrase ?? '']),
       open: async () => {
-        const { readPkcs12 } = await import('./pkcs12.ts')
+        const { readPkcs12 } = await import('./rare.ts')
         const { certificates, key } = await readPkcs12(bytes, passphrase, field, MAX_ITERATIONS)
         return { certificates, field, key: deviceKeyOf(key, passphrase ?? '', field) }
       },
@@ -316,8 +317,20 @@ function deviceKeyOf(content: string | Uint8Array, passphrase: string | undefine
   }
 }
 
-function identify({ certificates, field, key }: Contents): Identity {
-  const { chain, notices } = orderChain(certificates, key.fits, field, key.field)
+async function chainOf({ certificates, field, key }: Contents): Promise<OrderedChain> {
+  const inOrder = certificates.every((issuer, at) => {
+    const subject = certificates[at - 1]
+    if (subject === undefined) return key.fits?.(issuer) ?? true
+    return isIssuedBy(subject, issuer) && !subject.raw.equals(issuer.raw)
+  })
+  if (inOrder) return { chain: certificates, notices: [] }
+  const { orderChain } = await import('./rare.ts')
+  return orderChain(certificates, key.fits, field, key.field, { isIssuedBy, isSignedBy, nameOf })
+}
+
+async function identify(contents: Contents): Promise<Identity> {
+  const { field, key } = contents
+  const { chain, notices } = await chainOf(contents)
   const leaf = chain[0]!
   const keyCurve = checkKeyType(leaf)
   const registrationId = registrationIdOf(leaf)
@@ -435,6 +448,23 @@ function checkDates(periods: readonly Period[], nowMs: number): void {
 
 function partsOf(input: PemInput): readonly (string | Uint8Array)[] {
   return typeof input === 'string' || input instanceof Uint8Array ? [input] : [`${input.length}`, ...input]
+}
+
+function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+  return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
+}
+
+function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+  try {
+    return subject.verify(issuer.publicKey)
+  } catch {
+    // The issuer's key is of another kind than the signature, or of one that OpenSSL does not know.
+    return false
+  }
+}
+
+function nameOf({ subject }: { subject?: string }): string {
+  return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 
 function invalid(message: string): DpsError {

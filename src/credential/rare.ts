@@ -1,0 +1,3 @@
+// What few credentials need, in one file that is loaded for them alone.
+export { orderChain } from './chain.ts'
+export { readPkcs12 } from './pkcs12.ts'
