@@ -175,9 +175,10 @@ export default defineConfig([
             kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
           )
           // Chains are put in order here too; bundles are for the library.
-          build.onResolve({ filter: /\/rare\.ts$/ }, ({ resolveDir, kind }) =>
-            kind === 'dynamic-import' ? { path: join(resolveDir, 'chain.ts') } : undefined,
-          )
+          build.onResolve({ filter: /\/rare\.ts$/ }, ({ importer, path, resolveDir, kind }) => {
+            const part = /[\\/]client\.ts$/.test(importer) ? 'doubt.ts' : 'chain.ts'
+            return kind === 'dynamic-import' ? { path: join(resolveDir, dirname(path), part) } : undefined
+          })
           // Reached under its public name, which the library has too.
           build.onResolve({ filter: /inspect\.ts$/ }, ({ kind }) =>
             kind === 'dynamic-import' ? library : undefined,

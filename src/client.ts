@@ -22,8 +22,8 @@ import type {
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import { registerBody } from './protocol/request.ts'
+import { isClockWrong } from './protocol/response.ts'
 import { registrationResource } from './protocol/sas-token.ts'
-import { isUnexplained, withUnseen } from './registration/explain.ts'
 import type { Scope } from './registration/phases.ts'
 import {
   type CallResult,
@@ -168,26 +168,23 @@ export class ProvisioningClient {
 
   /** Says once what is doubtful in a credential; what looks well costs a comparison. */
   async #warn(identity: Identity, emit: (event: DpsEvent) => void): Promise<void> {
-    const credentials = this.#credentials
     const now = this.#options.clock.now()
     const doubt = doubtAbout(identity, now)
-    if (doubt === '' || !credentials.isNew(`${identity.fingerprint} ${doubt}`)) return
-    const { findings } = await inspectCredential({ load: async () => identity }, { now })
-    for (const { id, severity, message, mend } of findings) {
-      // A device certificate alone is as it should be wherever the service knows its issuer.
-      if (severity !== 'warning' || id === 'issuer-missing') continue
-      if (credentials.isNew(`${identity.fingerprint} ${id}`))
-        emit({ type: 'warning', message: `${message} ${mend}` })
+    const isNew = (subject: string) => this.#credentials.isNew(`${identity.fingerprint} ${subject}`)
+    if (doubt === '' || !isNew(doubt)) return
+    const { warningsAbout } = await import('./credential/rare.ts')
+    for (const [id, message] of await warningsAbout(identity, now, inspectCredential)) {
+      if (isNew(id)) emit({ type: 'warning', message })
     }
   }
 
   /** A refusal that nothing on the device explains names what can only be seen at the service. */
   async #explain(error: DpsError, index: number): Promise<DpsError> {
-    const now = this.#options.clock.now()
     const identity = this.#credentials.identities[index]
-    if (identity === undefined || !isUnexplained(error, now)) return error
-    const inspection = await inspectCredential({ load: async () => identity }, { now })
-    return inspection.ok ? withUnseen(error, inspection.unseen, inspection.kind === undefined) : error
+    if (error.code !== 'UNAUTHORIZED' || identity === undefined) return error
+    const now = this.#options.clock.now()
+    const { explainRefusal } = await import('./credential/rare.ts')
+    return explainRefusal(error, identity, now, isClockWrong(error.serverTime, now), inspectCredential)
   }
 
   #mayPipeline(choice: TransportChoice): boolean {

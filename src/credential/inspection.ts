@@ -1,4 +1,7 @@
+import { instant, object, refuseUnknown } from '../options/resolve.ts'
 import type { Credential } from './credential.ts'
+import { materialOf, renewAtMs } from './material.ts'
+import { checkKeyType, isIssuedBy, isSignedBy, nameOf } from './x509.ts'
 
 /** `error`: a registration is certain to fail. `warning`: it may fail, or soon will. `notice`: good to know. */
 export type FindingSeverity = 'error' | 'warning' | 'notice'
@@ -158,5 +161,20 @@ export async function inspectCredential(
 ): Promise<CredentialInspection | readonly CredentialInspection[]> {
   // Most of it is text, which a registration does not need.
   const inspect = (await import('./inspect/inspect.ts')).inspectCredential
-  return inspect(credential as Credential, options)
+  return inspect(credential as Credential, options, inspectionTools)
 }
+
+/** What is loaded already: were it imported there, bundling would take it apart, for every start to put together again. */
+const inspectionTools = {
+  instant,
+  object,
+  refuseUnknown,
+  materialOf,
+  renewAtMs,
+  checkKeyType,
+  isIssuedBy,
+  isSignedBy,
+  nameOf,
+}
+
+export type InspectionTools = typeof inspectionTools

@@ -41,8 +41,7 @@ export function renewAtMs(fromMs: number, untilMs: number): number {
   return untilMs - Math.min(MAX_NOTICE_MS, (untilMs - fromMs) / 3)
 }
 
-/** clientAuth and anyExtendedKeyUsage. */
-export const CLIENT_AUTHENTICATION = ['1.3.6.1.5.5.7.3.2', '2.5.29.37.0']
+const CLIENT_AUTHENTICATION = ['1.3.6.1.5.5.7.3.2', '2.5.29.37.0']
 const KEY_USAGE = Buffer.from('0603551d0f', 'hex')
 /** MD2, MD5 and SHA-1 with RSA; SHA-1 with ECDSA. */
 const WEAK_SIGNATURES = [

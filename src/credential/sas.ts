@@ -156,7 +156,7 @@ function badSignature(what: string): DpsError {
 }
 
 // Editors and `echo` end a file with a line break; any other whitespace is a mistake that the key check reports.
-export function lineOf(path: unknown): Read<string> {
+function lineOf(path: unknown): Read<string> {
   const read = fromFile(checkPath(path, 'keyFile'), 'keyFile')
   return async () => (await read()).toString('utf8').replace(/\r?\n$/, '')
 }

@@ -450,11 +450,11 @@ function partsOf(input: PemInput): readonly (string | Uint8Array)[] {
   return typeof input === 'string' || input instanceof Uint8Array ? [input] : [`${input.length}`, ...input]
 }
 
-function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+export function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
   return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
 }
 
-function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+export function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
   try {
     return subject.verify(issuer.publicKey)
   } catch {
@@ -463,7 +463,7 @@ function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean 
   }
 }
 
-function nameOf({ subject }: { subject?: string }): string {
+export function nameOf({ subject }: { subject?: string }): string {
   return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 

@@ -2,7 +2,6 @@ import type { X509Certificate } from 'node:crypto'
 import { printableName } from '../../distinguished-name.ts'
 import { isoTime } from '../../iso-time.ts'
 import { printable } from '../../printable.ts'
-import { isIssuedBy } from '../chain.ts'
 import type { CertificateFacts } from '../inspection.ts'
 import { type Tlv, tlvAt } from '../pem.ts'
 
@@ -12,7 +11,7 @@ const CURVES: Readonly<Record<string, string>> = {
   secp521r1: 'P-521',
 }
 
-export function factsOf(certificate: X509Certificate): CertificateFacts {
+export function factsOf(certificate: X509Certificate, isSelfSigned: boolean): CertificateFacts {
   const hex = (fingerprint: string) => fingerprint.replaceAll(':', '')
   return Object.freeze({
     subject: printableName(certificate.subject),
@@ -23,7 +22,7 @@ export function factsOf(certificate: X509Certificate): CertificateFacts {
     validUntil: isoTime(Date.parse(certificate.validTo)),
     keyType: keyTypeOf(certificate),
     isCa: certificate.ca,
-    isSelfSigned: isIssuedBy(certificate, certificate),
+    isSelfSigned,
   })
 }
 

@@ -1,10 +1,8 @@
 import { systemClock } from '../../clock.ts'
 import { DpsError, ERROR_CODES } from '../../errors.ts'
-import { instant, object, refuseUnknown } from '../../options/resolve.ts'
 import { registrationIdFault, sameRegistrationId } from '../../protocol/registration-id.ts'
 import type { Credential, Identity } from '../credential.ts'
-import type { CredentialInspection, InspectOptions } from '../inspection.ts'
-import { materialOf } from '../material.ts'
+import type { CredentialInspection, InspectionTools, InspectOptions } from '../inspection.ts'
 import { factsOf } from './certificate.ts'
 import { Findings } from './findings.ts'
 import { inspectKey, inspectSigner } from './sas.ts'
@@ -17,7 +15,9 @@ const OPTIONS = new Set(['registrationId', 'now'])
 export async function inspectCredential(
   credential: Credential | readonly Credential[],
   options: InspectOptions,
+  tools: InspectionTools,
 ): Promise<CredentialInspection | readonly CredentialInspection[]> {
+  const { instant, object, refuseUnknown, isIssuedBy } = tools
   refuseUnknown('', object('options', options), OPTIONS)
   const { registrationId, now } = options
   const nowMs = now === undefined ? systemClock.now() : instant('now', now)
@@ -28,11 +28,11 @@ export async function inspectCredential(
     throw invalid('credential must be made by x509, symmetricKey or sasSigner, or have a function `load`')
   const inspected: Inspected[] = []
   for (const one of all) {
-    const next = await inspectOne(one, registrationId, nowMs)
+    const next = await inspectOne(one, registrationId, nowMs, tools)
     compare(next, inspected)
     inspected.push(next)
   }
-  const results = inspected.map(resultOf)
+  const results = inspected.map((one, index) => resultOf(one, index, isIssuedBy))
   return Array.isArray(credential) ? Object.freeze(results) : results[0]!
 }
 
@@ -54,9 +54,10 @@ async function inspectOne(
   credential: Credential,
   expected: string | undefined,
   nowMs: number,
+  tools: InspectionTools,
 ): Promise<Inspected> {
   const findings = new Findings()
-  const material = materialOf(credential)
+  const material = tools.materialOf(credential)
   let identity: Identity | undefined
   let refusal: unknown
   try {
@@ -71,7 +72,7 @@ async function inspectOne(
     case 'x509': {
       const options = material.options.reveal()
       own = options.registrationId
-      presented = await inspectX509(sourcesOf(options), nowMs, findings)
+      presented = await inspectX509(sourcesOf(options), nowMs, findings, tools)
       break
     }
     case 'symmetric-key': {
@@ -91,7 +92,7 @@ async function inspectOne(
         const { tls } = identity!
         if (tls?.cert !== undefined || tls?.pfx !== undefined) {
           kind = 'x509'
-          presented = await inspectX509(sourcesOfIdentity(tls), nowMs, findings)
+          presented = await inspectX509(sourcesOfIdentity(tls), nowMs, findings, tools)
         }
       } catch {
         findings.add('credential-refused', '`load` resolves with what is no identity')
@@ -159,8 +160,12 @@ function compare({ findings, registrationId, identity }: Inspected, before: read
   if (same !== -1) findings.add('credential-repeated', `It has the same content as credential[${same}]`)
 }
 
-function resultOf({ findings, kind, chain, registrationId }: Inspected, index: number): CredentialInspection {
-  const facts = Object.freeze(chain.map(factsOf))
+function resultOf(
+  { findings, kind, chain, registrationId }: Inspected,
+  index: number,
+  isIssuedBy: InspectionTools['isIssuedBy'],
+): CredentialInspection {
+  const facts = Object.freeze(chain.map((one) => factsOf(one, isIssuedBy(one, one))))
   return Object.freeze({
     ok: !findings.hasError,
     index,

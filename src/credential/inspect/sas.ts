@@ -3,8 +3,8 @@ import { DpsError } from '../../errors.ts'
 import { checkSasKey, decodeBase64 } from '../base64.ts'
 import type { Identity } from '../credential.ts'
 import type { CredentialFindingId } from '../inspection.ts'
-import { lineOf, type SymmetricKeyOptions } from '../sas.ts'
-import { fromValue } from '../source.ts'
+import type { SymmetricKeyOptions } from '../sas.ts'
+import { fromFile, fromValue } from '../source.ts'
 import type { Findings } from './findings.ts'
 import { said } from './x509.ts'
 
@@ -13,7 +13,10 @@ export async function inspectKey(options: SymmetricKeyOptions, findings: Finding
   const field = options.keyFile === undefined ? 'key' : 'keyFile'
   let key: unknown
   try {
-    key = await (options.keyFile === undefined ? fromValue(options.key, field) : lineOf(options.keyFile))()
+    key =
+      options.keyFile === undefined
+        ? await fromValue(options.key, field)()
+        : (await fromFile(options.keyFile, field)()).toString('utf8').replace(/\r?\n$/, '')
   } catch (error) {
     findings.add('source-unreadable', said(error, `\`${field}\` could not be read`))
     return

@@ -4,10 +4,8 @@ import { isoTime } from '../../iso-time.ts'
 import type { PemInput } from '../../options/options.ts'
 import { printable } from '../../printable.ts'
 import { registrationIdFault } from '../../protocol/registration-id.ts'
-import { isIssuedBy, nameOf, orderChain } from '../chain.ts'
 import type { TlsIdentity } from '../credential.ts'
-import type { CredentialFindingId } from '../inspection.ts'
-import { CLIENT_AUTHENTICATION, renewAtMs } from '../material.ts'
+import type { CredentialFindingId, InspectionTools } from '../inspection.ts'
 import {
   checkIterations,
   MAX_ITERATIONS,
@@ -17,7 +15,7 @@ import {
   readPrivateKey,
 } from '../pem.ts'
 import { fromFile, fromValue, type Read, type Readable } from '../source.ts'
-import { checkKeyType, type X509Options } from '../x509.ts'
+import type { X509Options } from '../x509.ts'
 import { commonNamesOf, maySign, weakDigestOf } from './certificate.ts'
 import type { Findings } from './findings.ts'
 
@@ -69,7 +67,12 @@ export function sourcesOfIdentity({ cert, key, pfx, passphrase }: TlsIdentity): 
 }
 
 /** Looks at everything an X.509 credential was given. */
-export async function inspectX509(sources: Sources, nowMs: number, findings: Findings): Promise<Presented> {
+export async function inspectX509(
+  sources: Sources,
+  nowMs: number,
+  findings: Findings,
+  tools: InspectionTools,
+): Promise<Presented> {
   const { bundle, key: keySource, passphrase } = sources
   let certificates: readonly X509Certificate[]
   let key: KeyObject | undefined
@@ -88,10 +91,10 @@ export async function inspectX509(sources: Sources, nowMs: number, findings: Fin
     ;[certificates, key] = await contentsOf(bundle, passphrase, findings)
   }
   if (certificates.length === 0) return { chain: [] }
-  const chain = chainOf(certificates, key, field, keyField, findings)
-  inspectChain(chain, findings)
-  inspectDates(chain, nowMs, findings)
-  const registrationId = inspectLeaf(chain[0]!, findings)
+  const chain = await chainOf(certificates, key, field, keyField, findings, tools)
+  inspectChain(chain, findings, tools)
+  inspectDates(chain, nowMs, findings, tools)
+  const registrationId = inspectLeaf(chain[0]!, findings, tools)
   return registrationId === undefined ? { chain } : { chain, registrationId }
 }
 
@@ -121,6 +124,9 @@ const GIVEN: Readonly<Partial<Record<PemKind, CredentialFindingId>>> = {
   'PKCS#7': 'pkcs7-given',
   'PKCS#12': 'pkcs12-given',
 }
+
+/** clientAuth and anyExtendedKeyUsage. */
+const CLIENT_AUTHENTICATION = ['1.3.6.1.5.5.7.3.2', '2.5.29.37.0']
 
 const ARTICLE = (label: string) => `${/^[AEIOU]/.test(label) ? 'an' : 'a'} ${label}`
 
@@ -245,7 +251,7 @@ async function contentsOf(
   const bytes = await read(bundle, findings)
   if (!(bytes instanceof Uint8Array)) return [[], undefined]
   try {
-    const { readPkcs12 } = await import('../pkcs12.ts')
+    const { readPkcs12 } = await import('../rare.ts')
     const { certificates, key } = await readPkcs12(bytes, passphrase, bundle.field, MAX_ITERATIONS)
     const { pem } = readPrivateKey(key, bundle.field)
     return [certificates, createPrivateKey({ key: pem, passphrase: passphrase ?? '' })]
@@ -256,15 +262,18 @@ async function contentsOf(
 }
 
 /** The chain as it would be sent; the device certificate alone where none can be made of what was given. */
-function chainOf(
+async function chainOf(
   given: readonly X509Certificate[],
   key: KeyObject | undefined,
   field: string,
   keyField: string,
   findings: Findings,
-): readonly X509Certificate[] {
+  tools: InspectionTools,
+): Promise<readonly X509Certificate[]> {
+  const { orderChain } = await import('../rare.ts')
+  const { nameOf } = tools
   const fits = key && ((certificate: X509Certificate) => certificate.checkPrivateKey(key))
-  const order = (by: typeof fits) => orderChain(given, by, field, keyField).chain
+  const order = (by: typeof fits) => orderChain(given, by, field, keyField, tools).chain
   let chain: readonly X509Certificate[]
   try {
     chain = order(fits)
@@ -294,7 +303,8 @@ function chainOf(
   return chain
 }
 
-function inspectChain(chain: readonly X509Certificate[], findings: Findings): void {
+function inspectChain(chain: readonly X509Certificate[], findings: Findings, tools: InspectionTools): void {
+  const { isIssuedBy, nameOf } = tools
   const [leaf, ...issuers] = chain as [X509Certificate]
   const top = chain.at(-1)!
   const isRoot = isIssuedBy(top, top)
@@ -317,7 +327,12 @@ function inspectChain(chain: readonly X509Certificate[], findings: Findings): vo
   }
 }
 
-function inspectDates(chain: readonly X509Certificate[], nowMs: number, findings: Findings): void {
+function inspectDates(
+  chain: readonly X509Certificate[],
+  nowMs: number,
+  findings: Findings,
+  { isIssuedBy, nameOf, renewAtMs }: InspectionTools,
+): void {
   for (const [at, one] of chain.entries()) {
     // Of a root the service has its own copy.
     if (at > 0 && isIssuedBy(one, one)) continue
@@ -330,7 +345,11 @@ function inspectDates(chain: readonly X509Certificate[], nowMs: number, findings
 }
 
 /** @returns the registration id, if there is one */
-function inspectLeaf(leaf: X509Certificate, findings: Findings): string | undefined {
+function inspectLeaf(
+  leaf: X509Certificate,
+  findings: Findings,
+  { checkKeyType, nameOf }: InspectionTools,
+): string | undefined {
   const name = nameOf(leaf)
   if (leaf.ca) {
     // What signed itself is trusted by its thumbprint alone; `openssl req -x509` makes it a CA unasked.
