@@ -155,7 +155,7 @@ function blocksOf(input: Bytes, field: string, findings: Findings): readonly Pem
   }
   try {
     const blocks = readPem(input, field)
-    if (isDer) findings.add('der-given', `\`${field}\` is DER`)
+    if (isDer && !blocks[0]?.kind.startsWith('PKCS')) findings.add('der-given', `\`${field}\` is DER`)
     if (text.startsWith('\ufeff'))
       findings.add('byte-order-mark', `\`${field}\` begins with a byte order mark`)
     if (text.includes('\r')) findings.add('windows-line-ends', `\`${field}\` has carriage returns`)
