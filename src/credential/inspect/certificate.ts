@@ -2,7 +2,7 @@ import type { X509Certificate } from 'node:crypto'
 import { printableName } from '../../distinguished-name.ts'
 import { isoTime } from '../../iso-time.ts'
 import { printable } from '../../printable.ts'
-import type { CertificateFacts } from '../inspection.ts'
+import type { CertificateFacts, InspectionTools } from '../inspection.ts'
 import { type Tlv, tlvAt } from '../pem.ts'
 
 const CURVES: Readonly<Record<string, string>> = {
@@ -11,7 +11,7 @@ const CURVES: Readonly<Record<string, string>> = {
   secp521r1: 'P-521',
 }
 
-export function factsOf(certificate: X509Certificate, isSelfSigned: boolean): CertificateFacts {
+export function factsOf(certificate: X509Certificate, tools: InspectionTools): CertificateFacts {
   const hex = (fingerprint: string) => fingerprint.replaceAll(':', '')
   return Object.freeze({
     subject: printableName(certificate.subject),
@@ -22,8 +22,13 @@ export function factsOf(certificate: X509Certificate, isSelfSigned: boolean): Ce
     validUntil: isoTime(Date.parse(certificate.validTo)),
     keyType: keyTypeOf(certificate),
     isCa: certificate.ca,
-    isSelfSigned,
+    isSelfSigned: isSelfSigned(certificate, tools),
   })
+}
+
+/** Its own name and its own signature, whatever its keyUsage allows: for OpenSSL, what may not sign has issued nothing. */
+export function isSelfSigned(certificate: X509Certificate, { isSignedBy }: InspectionTools): boolean {
+  return certificate.subject === certificate.issuer && isSignedBy(certificate, certificate)
 }
 
 function keyTypeOf(certificate: X509Certificate): string {

@@ -17,7 +17,7 @@ export async function inspectCredential(
   options: InspectOptions,
   tools: InspectionTools,
 ): Promise<CredentialInspection | readonly CredentialInspection[]> {
-  const { instant, object, refuseUnknown, isIssuedBy } = tools
+  const { instant, object, refuseUnknown } = tools
   refuseUnknown('', object('options', options), OPTIONS)
   const { registrationId, now } = options
   const nowMs = now === undefined ? systemClock.now() : instant('now', now)
@@ -32,7 +32,7 @@ export async function inspectCredential(
     compare(next, inspected)
     inspected.push(next)
   }
-  const results = inspected.map((one, index) => resultOf(one, index, isIssuedBy))
+  const results = inspected.map((one, index) => resultOf(one, index, tools))
   return Array.isArray(credential) ? Object.freeze(results) : results[0]!
 }
 
@@ -163,9 +163,9 @@ function compare({ findings, registrationId, identity }: Inspected, before: read
 function resultOf(
   { findings, kind, chain, registrationId }: Inspected,
   index: number,
-  isIssuedBy: InspectionTools['isIssuedBy'],
+  tools: InspectionTools,
 ): CredentialInspection {
-  const facts = Object.freeze(chain.map((one) => factsOf(one, isIssuedBy(one, one))))
+  const facts = Object.freeze(chain.map((one) => factsOf(one, tools)))
   return Object.freeze({
     ok: !findings.hasError,
     index,

@@ -28,6 +28,7 @@ export function unseenCauses(
     ]
   }
   const issuers = chain.map(({ issuer }) => issuer).filter((name, at, all) => all.indexOf(name) === at)
-  const known = `${issuers.map((name) => `(${name})`).join(' or ')} is not uploaded and verified at the service`
+  const names = issuers.map((name) => `(${name})`).join(', ')
+  const known = `${issuers.length === 1 ? `${names} is not` : `none of ${names} is`} uploaded and verified at the service`
   return [enrollment, `${known}, or the enrollment has another CA, certificate or thumbprint`, differs]
 }

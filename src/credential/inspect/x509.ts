@@ -16,7 +16,7 @@ import {
 } from '../pem.ts'
 import { fromFile, fromValue, type Read, type Readable } from '../source.ts'
 import type { X509Options } from '../x509.ts'
-import { commonNamesOf, maySign, weakDigestOf } from './certificate.ts'
+import { commonNamesOf, isSelfSigned, maySign, weakDigestOf } from './certificate.ts'
 import type { Findings } from './findings.ts'
 
 /** What a device presents, as far as it can be read. */
@@ -304,10 +304,10 @@ async function chainOf(
 }
 
 function inspectChain(chain: readonly X509Certificate[], findings: Findings, tools: InspectionTools): void {
-  const { isIssuedBy, nameOf } = tools
+  const { nameOf } = tools
   const [leaf, ...issuers] = chain as [X509Certificate]
   const top = chain.at(-1)!
-  const isRoot = isIssuedBy(top, top)
+  const isRoot = isSelfSigned(top, tools)
   if (leaf === top && isRoot)
     findings.add('self-signed', `The device certificate (${nameOf(leaf)}) signed itself`)
   else if (isRoot) findings.add('root-included', `The chain holds the root ${nameOf(top)}`)

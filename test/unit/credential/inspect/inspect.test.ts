@@ -405,6 +405,11 @@ describe('a device certificate', () => {
     expect(inspection.unseen[1]).toContain(facts?.thumbprint256)
   })
 
+  it('signed itself, though its keyUsage does not let it issue', async () => {
+    const { cert, key } = issue({ extensions: ['keyUsage=critical,digitalSignature'] })
+    expect(await ids(x509({ cert, key }))).toEqual(['self-signed'])
+  })
+
   it('is that of a CA', async () => {
     const ca = issue({ issuer: intermediate, ca: true })
     const inspection = await look(x509(chained(ca)))
