@@ -70,6 +70,55 @@ const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
   },
 }
 
+/**
+ * The command in one file, for its start: it holds what a registration over MQTT takes, and asks the library for the rest.
+ * scripts/finish-build.mjs puts the lines before it that start Node. All but `register` is a file of its own, which is handed
+ * what the first has (src/cli/kit.ts) and asks the library too. Names are short in both, which nobody calls: that is a quarter
+ * of the two files, and of a fault the command prints the place.
+ */
+const command = (entry: Record<string, string>, metafile: boolean): Options => ({
+  ...shared,
+  entry,
+  format: ['cjs'],
+  outExtension: () => ({ js: '.cjs' }),
+  splitting: false,
+  metafile,
+  esbuildOptions: (options) => {
+    Object.assign(options, compact, { minifyIdentifiers: true, supported: { 'dynamic-import': false } })
+  },
+  esbuildPlugins: [
+    globalProcess,
+    {
+      name: 'library',
+      setup(build) {
+        const library = { path: './index.cjs', external: true }
+        build.onResolve({ filter: /(?:index|commands)\.ts$/ }, ({ path, importer, kind }) => {
+          if (kind !== 'dynamic-import' || !/[\\/]src[\\/]cli[\\/]/.test(importer)) return undefined
+          const [, name] = /(factory|emulator|commands)(?:\/index)?\.ts$/.exec(path) ?? []
+          return name === undefined ? library : { path: `./${name}.cjs`, external: true }
+        })
+        // Not reached: the command brings its one transport, and the library has these by itself.
+        build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
+          kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
+        )
+        // Chains are put in order here too; bundles are for the library.
+        build.onResolve({ filter: /\/rare\.ts$/ }, ({ importer, path, resolveDir, kind }) => {
+          const part = /[\\/]client\.ts$/.test(importer) ? 'doubt.ts' : 'chain.ts'
+          return kind === 'dynamic-import' ? { path: join(resolveDir, dirname(path), part) } : undefined
+        })
+        // Under its public name, which the library has too.
+        build.onResolve({ filter: /inspect\.ts$/ }, ({ importer, kind }) =>
+          kind === 'dynamic-import' && /[\\/]inspection\.ts$/.test(importer) ? library : undefined,
+        )
+        // Not reached either: the command sends no signing request.
+        build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
+          kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
+        )
+      },
+    },
+  ],
+})
+
 export default defineConfig([
   {
     ...shared,
@@ -148,47 +197,6 @@ export default defineConfig([
     ],
   },
   { ...shared, format: ['cjs'], dts: { only: true } },
-  {
-    ...shared,
-    // The command in one file, for its start: it holds what a registration over MQTT takes, and asks the library for the
-    // rest. scripts/finish-build.mjs puts the lines before it that start Node.
-    entry: { 'dps-device': 'src/cli/bin.ts' },
-    format: ['cjs'],
-    outExtension: () => ({ js: '.cjs' }),
-    splitting: false,
-    metafile: true,
-    esbuildOptions: (options) => {
-      Object.assign(options, compact, { supported: { 'dynamic-import': false } })
-    },
-    esbuildPlugins: [
-      globalProcess,
-      shorterPackages,
-      {
-        name: 'library',
-        setup(build) {
-          const library = { path: './index.cjs', external: true }
-          build.onResolve({ filter: /index\.ts$/ }, ({ importer, kind }) =>
-            kind === 'dynamic-import' && /[\\/]src[\\/]cli[\\/]/.test(importer) ? library : undefined,
-          )
-          // Not reached: the command brings its one transport, and the library has these by itself.
-          build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
-            kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
-          )
-          // Chains are put in order here too; bundles are for the library.
-          build.onResolve({ filter: /\/rare\.ts$/ }, ({ importer, path, resolveDir, kind }) => {
-            const part = /[\\/]client\.ts$/.test(importer) ? 'doubt.ts' : 'chain.ts'
-            return kind === 'dynamic-import' ? { path: join(resolveDir, dirname(path), part) } : undefined
-          })
-          // Reached under its public name, which the library has too.
-          build.onResolve({ filter: /inspect\.ts$/ }, ({ kind }) =>
-            kind === 'dynamic-import' ? library : undefined,
-          )
-          // Not reached either: the command sends no signing request.
-          build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
-            kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
-          )
-        },
-      },
-    ],
-  },
+  command({ 'dps-device': 'src/cli/bin.ts' }, true),
+  command({ commands: 'src/cli/commands.ts' }, false),
 ])

@@ -175,6 +175,9 @@ describe('the dependency rule', () => {
     expect(imports.filter((i) => folder(i.to) === 'cli' && folder(i.from) !== 'cli')).toEqual([])
     const loaded = [...reachable('cli/bin.ts')]
     expect(loaded).toContain('transport/mqtt/mqtt.ts')
+    // Nor any of the other commands, which are a file of their own.
+    expect(loaded.filter((name) => folder(name) === 'cli')).toHaveLength(9)
+    expect(loaded).not.toContain('cli/commands.ts')
     const unwanted = /^(?:index\.ts|emulator\/|testing\/|transport\/(?:https|mqtt\/(?:mqtt-ws|websocket)))/
     expect(loaded.filter((name) => unwanted.test(name))).toEqual([])
     // Each of them costs a cold start more than the file that it would read or the line that it would write.
@@ -182,6 +185,23 @@ describe('the dependency rule', () => {
     expect(loaded.filter((name) => /^node:(?:fs\/promises|util|stream|https|process)$/.test(name))).toEqual(
       [],
     )
+  })
+})
+
+describe('the file of the other commands', () => {
+  it('has nothing that the command or the library has: that is handed to it, or asked for when it is used', () => {
+    const own = new Set(['cli/commands.ts'])
+    for (const name of own) {
+      for (const i of imports) {
+        if (i.from !== name || i.typeOnly || i.dynamic || i.to.startsWith('node:')) continue
+        // The kit itself names all that it holds, and esbuild leaves that out where only its holder is used.
+        expect(folder(i.to), `${i.from} imports ${i.to}`).toBe('cli')
+        if (i.to !== 'cli/kit.ts') own.add(i.to)
+      }
+    }
+    expect(own).toContain('cli/checks/tls.ts')
+    const first = reachable('cli/bin.ts')
+    expect([...own].filter((name) => first.has(name))).toEqual([])
   })
 })
 

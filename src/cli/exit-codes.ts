@@ -11,6 +11,7 @@ export const EXIT = {
   tls: 6,
   refused: 7,
   service: 8,
+  warnings: 9,
   interrupted: 130,
   terminated: 143,
 } as const
@@ -19,15 +20,16 @@ export type ExitCode = (typeof EXIT)[keyof typeof EXIT]
 
 /** For the help, in the order of the flow. */
 export const EXIT_CODES: readonly (readonly [ExitCode, string])[] = [
-  [EXIT.ok, 'done: the device is assigned'],
+  [EXIT.ok, 'done'],
   [EXIT.unexpected, 'a fault of this program'],
   [EXIT.usage, 'an option is missing, unknown or wrong'],
-  [EXIT.config, 'a certificate, a key or a root cannot be used as it is'],
+  [EXIT.config, 'a certificate, a key, a root or a file cannot be used as it is'],
   [EXIT.clock, 'the clock, or the dates of the device certificate'],
   [EXIT.network, 'the network: name, route, proxy, TCP'],
   [EXIT.tls, 'TLS: the server is not trusted, or the handshake failed'],
   [EXIT.refused, 'the service refused this device'],
   [EXIT.service, 'the service failed, fell silent or answered nonsense'],
+  [EXIT.warnings, 'warnings, where --strict counts them'],
   [EXIT.interrupted, 'interrupted (SIGINT, Ctrl-C)'],
   [EXIT.terminated, 'terminated (SIGTERM)'],
 ]

@@ -2,21 +2,11 @@ import { version } from '../../package.json'
 import { DpsError } from '../errors.ts'
 import { printable } from '../printable.ts'
 import { EXIT, type ExitCode, exitCodeOf } from './exit-codes.ts'
-import { help } from './help.ts'
 import { lineOf, readInput } from './input.ts'
-import { type OptionSpec, type Options, REGISTER_OPTIONS, resolveOptions, unknown, usage } from './options.ts'
+import { createKit } from './kit.ts'
+import { REGISTER_OPTIONS, resolveOptions } from './options.ts'
 import { describeError, errorJson, type Output, openOutput } from './output.ts'
 import { register } from './register.ts'
-
-/** What the command can do. */
-interface Verb {
-  readonly options: readonly OptionSpec[]
-  run(options: Options, output: Output): Promise<ExitCode>
-}
-
-const VERBS: Readonly<Record<string, Verb>> = {
-  register: { options: REGISTER_OPTIONS, run: register },
-}
 
 /** The whole command: what `args` ask for, done; resolves to the exit code when nothing is left running. */
 export async function main(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<ExitCode> {
@@ -45,24 +35,18 @@ async function run(
   environment: NodeJS.ProcessEnv,
   output: Output,
 ): Promise<ExitCode> {
-  const [name = '--help', ...rest] = args
-  if (args.includes('--help') || name === 'help' || name === '-h' || args.length === 0) {
-    output.result(help())
-    return args.length === 0 ? EXIT.usage : EXIT.ok
-  }
+  const read = (path: string, as: string) => lineOf(readInput(path, as, 'OPTION_INVALID'))
+  const [name, ...rest] = args
   if (args.includes('--version')) {
     output.result(version)
     return EXIT.ok
   }
-  const verb = Object.hasOwn(VERBS, name) ? VERBS[name] : undefined
-  if (verb === undefined) {
-    if (name.startsWith('--')) throw usage(`${Object.keys(VERBS).join(' or ')} must come first`)
-    throw unknown(name, Object.keys(VERBS))
+  if (name === 'register' && !args.includes('--help')) {
+    return register(resolveOptions(REGISTER_OPTIONS, rest, environment, read), output)
   }
-  const options = resolveOptions(verb.options, rest, environment, (path, as) =>
-    lineOf(readInput(path, as, 'OPTION_INVALID')),
-  )
-  return verb.run(options, output)
+  // Everything else is in a file of its own, which a registration does not load.
+  const { perform } = await import('./commands.ts')
+  return perform(createKit(), args, output, (specs, more) => resolveOptions(specs, more, environment, read))
 }
 
 /** What an error of Node or of this program may say: its kind and where it arose. Its message may quote what was given. */

@@ -111,6 +111,8 @@ export const REGISTER_OPTIONS: readonly OptionSpec[] = [
 /** Two ways to say one thing, or two things of which only one can be: what a stronger source says silences the weaker. */
 const ALTERNATIVES: readonly (readonly (readonly string[])[])[] = [
   [['symmetric-key'], ['symmetric-key-file']],
+  [['group-key'], ['group-key-file']],
+  [['key-out'], ['key']],
   [['key-passphrase'], ['key-passphrase-file']],
   [
     ['cert', 'key', 'key-passphrase', 'key-passphrase-file'],
@@ -255,6 +257,9 @@ function parse(spec: OptionSpec, text: string, as: string): OptionValue {
   }
 }
 
+const inFile = (specs: readonly OptionSpec[]): readonly OptionSpec[] =>
+  specs.filter(({ name, argumentOnly }) => argumentOnly !== true && name !== 'config')
+
 function fromFile(specs: readonly OptionSpec[], path: string, text: string): Map<string, Given> {
   const file = printable(path, 120)
   let content: unknown
@@ -268,9 +273,11 @@ function fromFile(specs: readonly OptionSpec[], path: string, text: string): Map
     throw usage(`${file} must hold one JSON object`)
   }
   const found = new Map<string, Given>()
-  const known = specs.filter(({ name, argumentOnly }) => argumentOnly !== true && name !== 'config')
+  const known = inFile(specs)
   for (const [name, value] of Object.entries(content)) {
     const spec = known.find((one) => fileName(one.name) === name)
+    // One file serves every command: what is of a registration is no mistake.
+    if (spec === undefined && inFile(REGISTER_OPTIONS).some((one) => fileName(one.name) === name)) continue
     if (spec === undefined)
       throw unknown(
         name,

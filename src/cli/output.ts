@@ -1,5 +1,5 @@
 import { fstatSync, writeSync } from 'node:fs'
-import type { Assignment } from '../assignment/assignment.ts'
+import type { Assignment, AssignmentConnection } from '../assignment/assignment.ts'
 import { DpsError } from '../errors.ts'
 import type { DpsEvent } from '../options/options.ts'
 import { printable } from '../printable.ts'
@@ -23,6 +23,8 @@ export interface Output {
   /** Emphasis on standard output, on standard error; nothing but on a terminal. */
   readonly strong: (text: string) => string
   readonly alarm: (text: string) => string
+  /** A colour (SGR) on standard output; nothing but on a terminal. */
+  readonly tint: (code: number, text: string) => string
 }
 
 /** The process's own streams, without Node's: their objects cost as much as reading every file of a registration. */
@@ -53,6 +55,7 @@ export async function openOutput(environment: NodeJS.ProcessEnv): Promise<Output
     },
     clear,
     strong: paint(out, 1),
+    tint: (code, text) => paint(out, code)(text),
     alarm: paint(err, 31),
   }
 }
@@ -83,21 +86,31 @@ function write(fd: number, text: string): void {
 
 /** A few lines for people. */
 export function describeAssignment(assignment: Assignment, { strong }: Pick<Output, 'strong'>): string {
-  const { connection, substatus, payload } = assignment
-  const { protocol, cipher, curve, root, transport, roundTrips, resumed, timingsMs } = connection
-  const rows: readonly (readonly [string, string | undefined])[] = [
+  const { substatus, payload } = assignment
+  return describeRows([
     ['device', strong(printable(assignment.deviceId))],
     ['hub', strong(printable(assignment.assignedHub))],
     ['status', substatus === undefined ? undefined : printable(substatus)],
     ['payload', payload === undefined ? undefined : printable(JSON.stringify(payload), 400)],
+    ...connectionRows(assignment.connection),
+  ])
+}
+
+type Row = readonly [name: string, value: string | undefined]
+
+export const describeRows = (rows: readonly Row[]): string =>
+  rows
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name.padEnd(8)}${value}`)
+    .join('\n')
+
+export function connectionRows(connection: AssignmentConnection): readonly Row[] {
+  const { protocol, cipher, curve, root, transport, roundTrips, resumed, timingsMs } = connection
+  return [
     ['root', printable(root)],
     ['suite', `${cipher}, ${curve}, ${protocol}${resumed ? ', resumed' : ''}`],
     ['time', `${seconds(timingsMs.total)}, ${roundTrips} round trips over ${transport}`],
   ]
-  return rows
-    .filter(([, value]) => value !== undefined)
-    .map(([name, value]) => `${name.padEnd(8)}${value}`)
-    .join('\n')
 }
 
 /** What the library calls by the names of its options, a user of the command knows as arguments. */
@@ -113,7 +126,8 @@ const SPOKEN: readonly (readonly [RegExp, string])[] = [
   [/`(cert|key|host|proxy)`/g, '--$1'],
 ]
 
-const spoken = (text: string): string =>
+/** The text of the library in the words of the command. */
+export const spoken = (text: string): string =>
   SPOKEN.reduce((said, [name, option]) => said.replace(name, option), text)
 
 /** Code, phase and message; what to do; what support asks for. */
@@ -152,6 +166,16 @@ const PHASES: Readonly<Record<string, string>> = {
   subscribe: 'subscribing',
   register: 'registering',
   poll: 'asking for the assignment',
+}
+
+/** Tells people what happens, where they want to know. */
+export function onEvent(output: Output, quiet: boolean): (event: DpsEvent) => void {
+  return (event) => {
+    if (quiet) return
+    if (event.type === 'warning') output.note(`warning: ${event.message}`)
+    const line = describeEvent(event)
+    if (line !== undefined) output.progress(line)
+  }
 }
 
 /** What happens, in a line; undefined for what need not be said. */

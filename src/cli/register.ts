@@ -1,207 +1,53 @@
 import { ProvisioningClient } from '../client.ts'
-import { MAX_TIMER_MS } from '../clock.ts'
-import type { Credential } from '../credential/credential.ts'
 import { symmetricKey } from '../credential/sas.ts'
 import { x509 } from '../credential/x509.ts'
-import { DpsError } from '../errors.ts'
-import type { ProvisioningClientOptions, RegisterOptions, TrustOptions } from '../options/options.ts'
+import type { ProvisioningClientOptions, RegisterOptions } from '../options/options.ts'
 import { mqttTransport } from '../transport/mqtt/mqtt.ts'
-import { EXIT, type ExitCode, exitCodeOf } from './exit-codes.ts'
-import { lineOf, readInput } from './input.ts'
-import { type Options, unknown, usage } from './options.ts'
-import { describeAssignment, describeError, describeEvent, errorJson, type Output } from './output.ts'
-
-/** The parts of the library that a registration is made of. */
-interface Library {
-  readonly ProvisioningClient: typeof ProvisioningClient
-  readonly symmetricKey: typeof symmetricKey
-  readonly x509: typeof x509
-}
-
-const TRANSPORTS = ['mqtt', 'mqtt-ws', 'https'] as const
-type TransportName = (typeof TRANSPORTS)[number]
+import { EXIT, type ExitCode } from './exit-codes.ts'
+import type { Options } from './options.ts'
+import { describeAssignment, type Output, onEvent } from './output.ts'
+import {
+  credentialOf,
+  flag,
+  given,
+  idScopeOf,
+  payloadOf,
+  perform,
+  settingsOf,
+  text,
+  timeoutOf,
+  transportsOf,
+  withOwnCertFile,
+} from './settings.ts'
 
 /** Registers the device, says how it went and returns the exit code. Everything is over when it resolves. */
-export async function register(options: Options, output: Output): Promise<ExitCode> {
-  const json = options.get('json')?.value === true
-  const quiet = options.get('quiet')?.value === true
-  const controller = new AbortController()
-  let interrupted: ExitCode | undefined
-  const onSignal = (signal: NodeJS.Signals) => {
-    // A second one is not for this program to judge.
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.removeListener(name, onSignal)
-    interrupted = signal === 'SIGINT' ? EXIT.interrupted : EXIT.terminated
-    controller.abort()
-  }
-  try {
+export function register(options: Options, output: Output): Promise<ExitCode> {
+  return perform(options, output, async (listen) => {
+    const quiet = flag(options, 'quiet')
     const names = transportsOf(options)
     const onlyMqtt = names.length === 1 && names[0] === 'mqtt'
     // All the others come with the library, which is one implementation too: nothing here has any state by then.
-    const library: Library = onlyMqtt
-      ? { ProvisioningClient, symmetricKey, x509 }
-      : await import('../index.ts')
-    const trust = trustOf(options)
+    const library = onlyMqtt ? { ProvisioningClient, symmetricKey, x509 } : await import('../index.ts')
+    const common = settingsOf(options)
     const settings: ProvisioningClientOptions = {
-      idScope: text(options, 'id-scope') ?? missing('id-scope', 'the id scope of the service instance'),
+      ...common,
+      idScope: idScopeOf(options),
       credential: credentialOf(options, library),
       transport: onlyMqtt ? mqttTransport() : names,
-      trust,
-      ...given('host', text(options, 'host')),
-      ...given('port', number(options, 'port')),
-      ...given('connectTo', text(options, 'connect-to')),
-      ...given('proxy', proxyOf(options)),
-      ...given('apiVersion', text(options, 'api-version')),
-      onEvent: (event) => {
-        if (quiet) return
-        if (event.type === 'warning') output.note(`warning: ${event.message}`)
-        const line = describeEvent(event)
-        if (line !== undefined) output.progress(line)
-      },
+      onEvent: onEvent(output, quiet),
     }
     const call: RegisterOptions = {
-      signal: controller.signal,
       ...given('payload', payloadOf(options)),
       ...given('timeoutMs', timeoutOf(options)),
     }
     if (onlyMqtt) await favourShortRuns(text(options, 'connect-to') ?? text(options, 'host'))
-    const client =
-      trust.roots === 'system'
-        ? withOwnCertFile(() => new library.ProvisioningClient(settings))
-        : new library.ProvisioningClient(settings)
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, onSignal)
-    const assignment = await client.register(call)
+    const client = withOwnCertFile(common.trust, () => new library.ProvisioningClient(settings))
+    const assignment = await client.register({ ...call, signal: listen() })
     output.clear()
-    if (json) output.result(JSON.stringify(assignment))
+    if (flag(options, 'json')) output.result(JSON.stringify(assignment))
     else if (!quiet) output.result(describeAssignment(assignment, output))
     return EXIT.ok
-  } catch (error) {
-    if (!DpsError.is(error)) throw error
-    output.clear()
-    if (json) output.result(errorJson(error))
-    else output.note(describeError(error, output))
-    return error.code === 'CANCELLED' ? (interrupted ?? EXIT.unexpected) : exitCodeOf(error)
-  } finally {
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.removeListener(name, onSignal)
-  }
-}
-
-function text(options: Options, name: string): string | undefined {
-  return options.get(name)?.value as string | undefined
-}
-
-function number(options: Options, name: string): number | undefined {
-  return options.get(name)?.value as number | undefined
-}
-
-function given<N extends string, T>(name: N, value: T | undefined): { readonly [K in N]?: T } {
-  return (value === undefined ? {} : { [name]: value }) as { readonly [K in N]?: T }
-}
-
-function missing(name: string, what: string): never {
-  throw usage(`--${name} is missing: ${what}`)
-}
-
-function transportsOf(options: Options): readonly TransportName[] {
-  const choice = options.get('transport')
-  if (choice === undefined) return ['mqtt']
-  return (choice.value as readonly string[]).map((name) => {
-    if (!TRANSPORTS.includes(name as TransportName))
-      throw unknown(name, TRANSPORTS, ` as a transport in ${choice.as}`)
-    return name as TransportName
   })
-}
-
-function trustOf(options: Options): TrustOptions {
-  const roots = options.get('roots')
-  const extra = options.get('extra-root')
-  if (roots !== undefined && !/^(?:bundled|system|none)$/.test(roots.value as string)) {
-    throw usage(`${roots.as} must be bundled, system or none`)
-  }
-  if (roots?.value === 'none' && extra === undefined) {
-    throw usage(`${roots.as} is none, so --extra-root must name a root`)
-  }
-  return {
-    ...given('roots', roots?.value as NonNullable<TrustOptions['roots']> | undefined),
-    ...(extra && {
-      extraRoots: (extra.value as readonly string[]).map((path) =>
-        readInput(path, extra.as, 'TRUST_ANCHOR_INVALID'),
-      ),
-    }),
-  }
-}
-
-function credentialOf(options: Options, { x509, symmetricKey }: Library): Credential {
-  const cert = options.get('cert')
-  const key = options.get('key')
-  const registrationId = text(options, 'registration-id')
-  const read = (name: string) => {
-    const file = options.get(name)
-    return file === undefined ? undefined : readInput(file.value as string, file.as, 'CREDENTIAL_UNREADABLE')
-  }
-  if (cert !== undefined || key !== undefined) {
-    if (cert === undefined) return missing('cert', `the certificate that belongs to ${key?.as}`)
-    if (key === undefined) return missing('key', `the private key that belongs to ${cert.as}`)
-    const file = read('key-passphrase-file')
-    const passphrase = text(options, 'key-passphrase') ?? (file && lineOf(file))
-    return x509({
-      cert: read('cert')!,
-      key: read('key')!,
-      ...given('passphrase', passphrase),
-      ...given('registrationId', registrationId),
-    })
-  }
-  const file = read('symmetric-key-file')
-  const secret = text(options, 'symmetric-key') ?? (file && lineOf(file))
-  if (secret === undefined) {
-    throw usage(
-      'there is no credential',
-      'Give --cert and --key, or --registration-id and --symmetric-key-file; see dps-device --help.',
-    )
-  }
-  return symmetricKey({
-    registrationId: registrationId ?? missing('registration-id', 'a symmetric key does not say whose it is'),
-    key: secret,
-  })
-}
-
-function proxyOf(options: Options): string | undefined {
-  const proxy = options.get('proxy')
-  if (proxy?.source === 'argument' && (proxy.value as string).includes('@')) {
-    throw usage(
-      `${proxy.as} may not hold a user name and password: every user of this machine can read them in the list of processes`,
-      'Put the whole URL into the environment variable DPS_PROXY or into the --config file.',
-    )
-  }
-  return proxy?.value as string | undefined
-}
-
-function timeoutOf(options: Options): number | undefined {
-  const timeout = options.get('timeout')
-  if (timeout === undefined) return undefined
-  const ms = Math.round((timeout.value as number) * 1000)
-  if (ms < 1 || ms > MAX_TIMER_MS)
-    throw usage(`${timeout.as} must be more than 0 and at most 2147483 seconds`)
-  return ms
-}
-
-function payloadOf(options: Options): RegisterOptions['payload'] {
-  const payload = options.get('payload')
-  if (payload === undefined || typeof payload.value !== 'string')
-    return payload?.value as RegisterOptions['payload']
-  const { value, as } = payload
-  const json = value.startsWith('@')
-    ? readInput(value.slice(1), as, 'OPTION_INVALID').toString('utf8')
-    : value
-  let content: unknown
-  try {
-    content = JSON.parse(json)
-  } catch {
-    throw usage(`${as} is not JSON`, 'A shell takes quotes away: write \'{"name": "value"}\', or @FILE.')
-  }
-  if (typeof content !== 'object' || content === null || Array.isArray(content)) {
-    throw usage(`${as} must be one JSON object`)
-  }
-  return content as RegisterOptions['payload']
 }
 
 /**
@@ -213,26 +59,4 @@ async function favourShortRuns(host: string | undefined): Promise<void> {
   if (host === undefined || !/^[\d.:A-Fa-f]+$/.test(host)) await import('node:dns')
   const { setFlagsFromString } = await import('node:v8')
   setFlagsFromString('--no-regexp-optimization')
-}
-
-/** Set by the first lines of the command, which give OpenSSL nothing to read. */
-const CERT_FILE_BEFORE = 'DPS_DEVICE_SSL_CERT_FILE'
-
-/** Runs `work` with the `SSL_CERT_FILE` that the user set, if any: the one that `--roots system` means. */
-function withOwnCertFile<T>(work: () => T): T {
-  const { env } = process
-  const before = env[CERT_FILE_BEFORE]
-  if (before === undefined) return work()
-  const { SSL_CERT_FILE: mine } = env
-  set(before)
-  try {
-    return work()
-  } finally {
-    set(mine)
-  }
-
-  function set(value: string | undefined): void {
-    if (value === undefined || value === '') delete env.SSL_CERT_FILE
-    else env.SSL_CERT_FILE = value
-  }
 }

@@ -45,8 +45,14 @@ export class OrderedCredentials {
    */
   async load(index: number): Promise<Identity> {
     const identity = await this.#load(index)
-    for (const other of this.#unread) {
-      if (other > index) await this.#load(other).catch(() => undefined)
+    for (const other of this.#all.keys()) {
+      const known = this.#read[other]?.registrationId
+      // One of another device may have been replaced too since it was read.
+      const isDue =
+        known === undefined
+          ? other > index && this.#unread.has(other)
+          : !sameRegistrationId(known, identity.registrationId)
+      if (other !== index && isDue) await this.#load(other).catch(() => undefined)
     }
     this.#checkDevice()
     const same = this.#read
@@ -57,7 +63,6 @@ export class OrderedCredentials {
         'CREDENTIAL_UNREADABLE',
         'config',
         `credential[${index}] has the same content as credential[${same}], which has failed`,
-        { hint: 'Give credentials that differ: what was refused once is not presented again.' },
       )
     }
     return identity
@@ -125,14 +130,9 @@ export function errorOfAll(errors: readonly DpsError[]): DpsError {
   const others = errors.flatMap((error, index) =>
     error === last ? [] : `credential[${index}] ${error.code} (${error.message})`,
   )
-  const { retryable, retryAfterMs, serviceErrorCode, trackingId, serverTime, hint } = last
   return new DpsError(last.code, last.phase, last.message, {
-    retryable,
-    retryAfterMs,
-    serviceErrorCode,
-    trackingId,
-    serverTime,
-    hint: `${hint} The other credentials failed too: ${others.join('; ')}.`,
+    ...last,
+    hint: `${last.hint} The other credentials failed too: ${others.join('; ')}.`,
     cause: new AggregateError(errors, 'no credential was of use; `errors` has a reason for each'),
   })
 }

@@ -158,7 +158,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
 const apiVersion = (given: string): string => token('apiVersion', given, /^\d{4}-\d{2}-\d{2}(-preview)?$/)
 
 /** An id scope of one cloud sent to the endpoint of another is refused as if no such device existed. */
-function cloudWarnings(idScope: string, host: string): string[] {
+export function cloudWarnings(idScope: string, host: string): string[] {
   const scopeInChina = idScope.toLowerCase().startsWith('0cn')
   if (scopeInChina === host.endsWith('.cn') || !/\.azure-devices-provisioning\.[a-z]+$/.test(host)) return []
   return scopeInChina

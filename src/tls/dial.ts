@@ -377,9 +377,10 @@ class Attempt {
     })
     const handshake = resumed || protocol === 'TLSv1.3' ? 1 : 2
     this.#settled = true
+    const { certificates } = this.#server.presented
     this.#server.pass()
     this.#scope.signal.removeEventListener('abort', this.#onAbort)
-    this.#resolve({ socket, tls: facts, roundTrips: this.#wayRoundTrips + handshake })
+    this.#resolve({ socket, tls: facts, certificates, roundTrips: this.#wayRoundTrips + handshake })
     return facts
   }
 

@@ -1,3 +1,4 @@
+import type { X509Certificate } from 'node:crypto'
 import type { TLSSocket } from 'node:tls'
 import type { DpsPhase } from '../errors.ts'
 import type { RawReply } from '../protocol/response.ts'
@@ -20,6 +21,11 @@ export interface TlsFacts {
 export interface DialedSocket {
   readonly socket: TLSSocket
   readonly tls: TlsFacts
+  /**
+   * The certificates that the server presented, leaf first, where they were looked at: always by the first connection to
+   * it, not by one that resumes a session or knows the leaf already. Keeping them keeps memory.
+   */
+  readonly certificates?: readonly X509Certificate[]
   /** Network round trips of this connection until here (TCP and TLS); an attempt that failed before it is not counted. */
   readonly roundTrips: number
 }

@@ -111,6 +111,11 @@ describe('the command says nothing of a secret when it is given', () => {
         expect(ran.stdout + ran.stderr).not.toBe('')
         expect(ran.code === 0).toBe(what.startsWith('nothing'))
         expect(pieces(ran.stdout + ran.stderr)).toEqual([])
+        if (args[0] !== 'register') continue
+        // What it says is made to be pasted.
+        const checked = await run(['doctor', ...args.slice(1), '--register', ...more], { env, input })
+        expect(checked.stdout + checked.stderr).not.toBe('')
+        expect(pieces(checked.stdout + checked.stderr)).toEqual([])
       }
     })
   }

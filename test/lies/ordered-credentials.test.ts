@@ -237,6 +237,23 @@ describe('a list', () => {
     await expectDpsError(late.register(), 'CREDENTIAL_NAME_MISMATCH', 'config')
   })
 
+  it('may become that of another device, without a restart', async () => {
+    const other = generateSymmetricKey()
+    let [registrationId, key] = [REGISTRATION_ID, DEVICE_KEY]
+    const current = (wrong = false): Credential => ({
+      load: () => symmetricKey({ registrationId, key: wrong ? generateSymmetricKey() : key }).load(),
+    })
+    const stage = await stageOf([current(), current(true)])
+    await stage.register()
+    const attestation = { symmetricKey: { primaryKey: other } }
+    stage.emulator.enrollments.addIndividual({ registrationId: 'sensor-2', attestation })
+    ;[registrationId, key] = ['sensor-2', other]
+    expect(await stage.register()).toMatchObject({
+      registrationId: 'sensor-2',
+      connection: { credential: 0 },
+    })
+  })
+
   it.each([
     ['of nothing', []],
     ['with a hole', [bootstrap(), undefined]],

@@ -40,5 +40,10 @@ const refused = await command([...args, '--cert', 'command-cert.pem', '--key', '
 )
 assert.equal(refused.code, 6)
 assert.match(refused.stderr, /^SERVER_UNTRUSTED in phase tls/)
+// The other commands are in a file of their own.
+const credential = ['--cert', 'command-cert.pem', '--key', 'command-key.pem']
+const doctor = JSON.parse((await command(['doctor', ...args.slice(1), ...trust, ...credential])).stdout)
+assert.deepEqual([doctor.ok, doctor.exitCode, doctor.counts.error], [true, 0, 0])
+assert.equal(JSON.parse((await command(['roots', '--json'])).stdout).length, 2)
 await emulator.close()
-console.log('dps-device registers over each transport')
+console.log('dps-device registers over each transport, and examines the way there')

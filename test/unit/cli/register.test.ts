@@ -18,6 +18,7 @@ function recorder(): Output & { readonly said: readonly string[] } {
     clear: () => {},
     strong: (text) => text,
     alarm: (text) => text,
+    tint: (_, text) => text,
   }
 }
 
