@@ -101,15 +101,13 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
           kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
         )
-        // Chains are put in order here too; bundles are for the library.
+        // Chains are put in order here too, and what is doubtful is told; bundles and inspections are for the library.
         build.onResolve({ filter: /\/rare\.ts$/ }, ({ importer, path, resolveDir, kind }) => {
+          if (kind !== 'dynamic-import') return undefined
+          if (/[\\/]inspection\.ts$/.test(importer)) return library
           const part = /[\\/]client\.ts$/.test(importer) ? 'doubt.ts' : 'chain.ts'
-          return kind === 'dynamic-import' ? { path: join(resolveDir, dirname(path), part) } : undefined
+          return { path: join(resolveDir, dirname(path), part) }
         })
-        // Under its public name, which the library has too.
-        build.onResolve({ filter: /inspect\.ts$/ }, ({ importer, kind }) =>
-          kind === 'dynamic-import' && /[\\/]inspection\.ts$/.test(importer) ? library : undefined,
-        )
         // Not reached either: the command sends no signing request.
         build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
           kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
@@ -189,9 +187,12 @@ export default defineConfig([
             supported: { 'dynamic-import': false },
           })
           const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
-          // Most of it is text already, and it never throws in the field.
-          const short = { ...compact, format: 'cjs', platform: 'node', minifyIdentifiers: true } as const
-          return basename(path).startsWith('inspect-') ? transform(slimmed, short) : { code: slimmed }
+          if (!/^(?:rare-|emulator\.)/.test(basename(path))) return { code: slimmed }
+          // What is rare turns whatever it meets into an answer, and the emulator stands on a desk, beside its source: no
+          // trace of either comes from the field.
+          const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
+          const [names = ''] = /0&&\(module\.exports=[^;]*;\s*$/.exec(slimmed) ?? []
+          return { code: (await transform(slimmed, short)).code.trimEnd() + names }
         },
       },
     ],

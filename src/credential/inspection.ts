@@ -160,7 +160,7 @@ export async function inspectCredential(
   options: InspectOptions = {},
 ): Promise<CredentialInspection | readonly CredentialInspection[]> {
   // Most of it is text, which a registration does not need.
-  const inspect = (await import('./inspect/inspect.ts')).inspectCredential
+  const inspect = (await import('./rare.ts')).inspectCredential
   return inspect(credential as Credential, options, inspectionTools)
 }
 

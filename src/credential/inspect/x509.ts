@@ -4,6 +4,7 @@ import { isoTime } from '../../iso-time.ts'
 import type { PemInput } from '../../options/options.ts'
 import { printable } from '../../printable.ts'
 import { registrationIdFault } from '../../protocol/registration-id.ts'
+import { orderChain } from '../chain.ts'
 import type { TlsIdentity } from '../credential.ts'
 import type { CredentialFindingId, InspectionTools } from '../inspection.ts'
 import {
@@ -14,6 +15,7 @@ import {
   readPem,
   readPrivateKey,
 } from '../pem.ts'
+import { readPkcs12 } from '../pkcs12.ts'
 import { fromFile, fromValue, type Read, type Readable } from '../source.ts'
 import type { X509Options } from '../x509.ts'
 import { commonNamesOf, isSelfSigned, maySign, weakDigestOf } from './certificate.ts'
@@ -91,7 +93,7 @@ export async function inspectX509(
     ;[certificates, key] = await contentsOf(bundle, passphrase, findings)
   }
   if (certificates.length === 0) return { chain: [] }
-  const chain = await chainOf(certificates, key, field, keyField, findings, tools)
+  const chain = chainOf(certificates, key, field, keyField, findings, tools)
   inspectChain(chain, findings, tools)
   inspectDates(chain, nowMs, findings, tools)
   const registrationId = inspectLeaf(chain[0]!, findings, tools)
@@ -251,7 +253,6 @@ async function contentsOf(
   const bytes = await read(bundle, findings)
   if (!(bytes instanceof Uint8Array)) return [[], undefined]
   try {
-    const { readPkcs12 } = await import('../rare.ts')
     const { certificates, key } = await readPkcs12(bytes, passphrase, bundle.field, MAX_ITERATIONS)
     const { pem } = readPrivateKey(key, bundle.field)
     return [certificates, createPrivateKey({ key: pem, passphrase: passphrase ?? '' })]
@@ -262,15 +263,14 @@ async function contentsOf(
 }
 
 /** The chain as it would be sent; the device certificate alone where none can be made of what was given. */
-async function chainOf(
+function chainOf(
   given: readonly X509Certificate[],
   key: KeyObject | undefined,
   field: string,
   keyField: string,
   findings: Findings,
   tools: InspectionTools,
-): Promise<readonly X509Certificate[]> {
-  const { orderChain } = await import('../rare.ts')
+): readonly X509Certificate[] {
   const { nameOf } = tools
   const fits = key && ((certificate: X509Certificate) => certificate.checkPrivateKey(key))
   const order = (by: typeof fits) => orderChain(given, by, field, keyField, tools).chain
