@@ -340,7 +340,11 @@ function inspectDates(
     const period = `${nameOf(one)} is valid from ${isoTime(fromMs)} to ${isoTime(untilMs)}, and here it is ${isoTime(nowMs)}`
     if (nowMs > untilMs) findings.add('expired', period)
     else if (nowMs < fromMs) findings.add('not-yet-valid', period)
-    else if (nowMs >= renewAtMs(fromMs, untilMs)) findings.add('expires-soon', period)
+    else if (nowMs >= renewAtMs(fromMs, untilMs)) {
+      const days = Math.floor((untilMs - nowMs) / 86_400_000)
+      const left = days < 1 ? 'within a day' : `in ${days} day${days === 1 ? '' : 's'}`
+      findings.add('expires-soon', `${nameOf(one)} ends at ${isoTime(untilMs)}, ${left}`)
+    }
   }
 }
 

@@ -91,7 +91,7 @@ describe('what is doubtful in a credential', () => {
     ['no clientAuth', { eku: ['serverAuth'] }, 'lacks clientAuth'],
     ['a key that may not sign', { keyUsage: ['keyAgreement'] }, 'lacks digitalSignature'],
     ['a signature over SHA-1', { digest: 'sha1' }, 'over SHA-1'],
-    ['a certificate that ends in 20 days', { notAfter: inDays(20) }, 'is valid from'],
+    ['a certificate that ends in 20 days', { notAfter: inDays(20) }, ', in 19 days. Renew it now'],
   ])('is said before anything is dialled: %s', async (_, options, text) => {
     await onStage(x509(await certificate(options)), async (stage) => {
       // What the service makes of it is its own business.

@@ -488,6 +488,8 @@ describe('a device certificate', () => {
     const at = (hours: number) => ids(x509(chained(leaf)), { now: NOW + hours * 3_600_000 })
     expect(await at(1.9)).toEqual([])
     expect(await at(2.1)).toEqual(['expires-soon'])
+    const inspection = await look(x509(chained(leaf)), { now: NOW + 2.5 * 3_600_000 })
+    expect(messageOf(inspection, 'expires-soon')).toBe('CN=dev-1 ends at 2027-01-01T03:00:00Z, within a day.')
   })
 
   it('outlives its intermediate, and not that of its root', async () => {
