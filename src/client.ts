@@ -7,6 +7,9 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
+import type { Identity } from './credential/credential.ts'
+import { inspectCredential } from './credential/inspection.ts'
+import { doubtAbout } from './credential/material.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
 import type { Issuance } from './issuance.ts'
@@ -19,6 +22,7 @@ import type {
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import { registerBody } from './protocol/request.ts'
+import { isClockWrong } from './protocol/response.ts'
 import { registrationResource } from './protocol/sas-token.ts'
 import type { Scope } from './registration/phases.ts'
 import {
@@ -156,9 +160,31 @@ export class ProvisioningClient {
       totalMs: timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1),
       signal,
       emit,
+      explain: (error, index) => this.#explain(error, index),
     })
     if (!credentials.isList) return result
     return { ...result, connection: { ...result.connection, credential: result.credential } }
+  }
+
+  /** Says once what is doubtful in a credential; what looks well costs a comparison. */
+  async #warn(identity: Identity, emit: (event: DpsEvent) => void): Promise<void> {
+    const now = this.#options.clock.now()
+    const doubt = doubtAbout(identity, now)
+    const isNew = (subject: string) => this.#credentials.isNew(`${identity.fingerprint} ${subject}`)
+    if (doubt === '' || !isNew(doubt)) return
+    const { warningsAbout } = await import('./credential/rare.ts')
+    for (const [id, message] of await warningsAbout(identity, now, inspectCredential)) {
+      if (isNew(id)) emit({ type: 'warning', message })
+    }
+  }
+
+  /** A refusal that nothing on the device explains names what can only be seen at the service. */
+  async #explain(error: DpsError, index: number): Promise<DpsError> {
+    const identity = this.#credentials.identities[index]
+    if (error.code !== 'UNAUTHORIZED' || identity === undefined) return error
+    const now = this.#options.clock.now()
+    const { explainRefusal } = await import('./credential/rare.ts')
+    return explainRefusal(error, identity, now, isClockWrong(error.serverTime, now), inspectCredential)
   }
 
   #mayPipeline(choice: TransportChoice): boolean {
@@ -202,6 +228,7 @@ export class ProvisioningClient {
       onWait: (delayMs) => emit({ type: 'waiting-for-clock', delayMs }),
     })
     identity.checkDates(clock.now())
+    if (this.#options.onEvent !== undefined) await this.#warn(identity, emit)
     let destroy: (() => void) | undefined
     const session = await transport.open({
       host,

@@ -84,9 +84,14 @@ export class OrderedCredentials {
 
   /** What was put right in it and has not been said before. */
   newNotices({ fingerprint, notices = [] }: Identity): readonly string[] {
-    if (notices.length === 0 || this.#noticed.get(fingerprint)) return []
-    this.#noticed.set(fingerprint, true)
-    return notices
+    return notices.length > 0 && this.isNew(fingerprint) ? notices : []
+  }
+
+  /** Whether this has not been asked before: what is said of a credential is said once, by whichever client. */
+  isNew(subject: string): boolean {
+    const isNew = !this.#noticed.get(subject)
+    this.#noticed.set(subject, true)
+    return isNew
   }
 
   async #load(index: number): Promise<Identity> {
