@@ -105,7 +105,7 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         build.onResolve({ filter: /\/rare\.ts$/ }, ({ importer, path, resolveDir, kind }) => {
           if (kind !== 'dynamic-import') return undefined
           if (/[\\/]inspection\.ts$/.test(importer)) return library
-          const part = /[\\/]client\.ts$/.test(importer) ? 'doubt.ts' : 'chain.ts'
+          const part = /[\\/]x509\.ts$/.test(importer) ? 'chain.ts' : 'doubt.ts'
           return { path: join(resolveDir, dirname(path), part) }
         })
         // Not reached either: the command sends no signing request.

@@ -7,9 +7,7 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
-import type { Identity } from './credential/credential.ts'
 import { inspectCredential } from './credential/inspection.ts'
-import { doubtAbout } from './credential/material.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
 import type { Issuance } from './issuance.ts'
@@ -166,18 +164,6 @@ export class ProvisioningClient {
     return { ...result, connection: { ...result.connection, credential: result.credential } }
   }
 
-  /** Says once what is doubtful in a credential; what looks well costs a comparison. */
-  async #warn(identity: Identity, emit: (event: DpsEvent) => void): Promise<void> {
-    const now = this.#options.clock.now()
-    const doubt = doubtAbout(identity, now)
-    const isNew = (subject: string) => this.#credentials.isNew(`${identity.fingerprint} ${subject}`)
-    if (doubt === '' || !isNew(doubt)) return
-    const { warningsAbout } = await import('./credential/rare.ts')
-    for (const [id, message] of await warningsAbout(identity, now, inspectCredential)) {
-      if (isNew(id)) emit({ type: 'warning', message })
-    }
-  }
-
   /** A refusal that nothing on the device explains names what can only be seen at the service. */
   async #explain(error: DpsError, index: number): Promise<DpsError> {
     const identity = this.#credentials.identities[index]
@@ -228,7 +214,11 @@ export class ProvisioningClient {
       onWait: (delayMs) => emit({ type: 'waiting-for-clock', delayMs }),
     })
     identity.checkDates(clock.now())
-    if (this.#options.onEvent !== undefined) await this.#warn(identity, emit)
+    if (this.#options.onEvent !== undefined) {
+      for (const message of await this.#credentials.newDoubts(identity, clock.now())) {
+        emit({ type: 'warning', message })
+      }
+    }
     let destroy: (() => void) | undefined
     const session = await transport.open({
       host,

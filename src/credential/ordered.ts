@@ -2,6 +2,8 @@ import { DpsError } from '../errors.ts'
 import { LruMap } from '../lru.ts'
 import { checkRegistrationId, sameRegistrationId } from '../protocol/registration-id.ts'
 import type { Credential, Identity } from './credential.ts'
+import { inspectCredential } from './inspection.ts'
+import { doubtAbout } from './material.ts'
 
 /** More contents of a credential than anybody replaces one by. */
 const MAX_NOTICED = 64
@@ -84,11 +86,25 @@ export class OrderedCredentials {
 
   /** What was put right in it and has not been said before. */
   newNotices({ fingerprint, notices = [] }: Identity): readonly string[] {
-    return notices.length > 0 && this.isNew(fingerprint) ? notices : []
+    return notices.length > 0 && this.#isNew(fingerprint) ? notices : []
   }
 
-  /** Whether this has not been asked before: what is said of a credential is said once, by whichever client. */
-  isNew(subject: string): boolean {
+  /** What is doubtful in it now and has not been said before; what looks well costs a comparison. Never rejects. */
+  async newDoubts(identity: Identity, now: number): Promise<readonly string[]> {
+    const doubt = doubtAbout(identity, now)
+    const isNew = (subject: string) => this.#isNew(`${identity.fingerprint} ${subject}`)
+    if (doubt === '' || !isNew(doubt)) return []
+    try {
+      const { warningsAbout } = await import('./rare.ts')
+      const warnings = await warningsAbout(identity, now, inspectCredential)
+      return warnings.flatMap(([id, message]) => (isNew(id) ? message : []))
+    } catch {
+      // It must not decide about a registration.
+      return []
+    }
+  }
+
+  #isNew(subject: string): boolean {
     const isNew = !this.#noticed.get(subject)
     this.#noticed.set(subject, true)
     return isNew

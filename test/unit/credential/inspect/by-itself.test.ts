@@ -8,9 +8,11 @@ import {
   issueCertificate,
 } from '../../../../src/emulator/index.ts'
 import {
+  type AssignmentStore,
   type Credential,
   type DpsError,
   type ProvisioningClientOptions,
+  provision,
   symmetricKey,
   x509,
 } from '../../../../src/index.ts'
@@ -18,12 +20,14 @@ import { expectDpsError } from '../../../support/expect-dps-error.ts'
 import { pki, REGISTRATION_ID, Stage } from '../../../support/stage.ts'
 
 let loads = 0
+let fails = false
 vi.mock('../../../../src/credential/inspect/inspect.ts', async (original) => {
   const { inspectCredential } =
     await original<typeof import('../../../../src/credential/inspect/inspect.ts')>()
   return {
     inspectCredential: (...args: Parameters<typeof inspectCredential>) => {
       loads++
+      if (fails) throw new TypeError('a fault of the inspector')
       return inspectCredential(...args)
     },
   }
@@ -50,6 +54,7 @@ async function certificate(options: Partial<IssueCertificateOptions> = {}) {
 }
 
 const good = await certificate()
+const key = generateSymmetricKey()
 
 /** Runs with a client that has this credential, at a service that has the enrollment group. */
 async function onStage(
@@ -159,6 +164,47 @@ describe('what is doubtful in a credential', () => {
     })
   })
 
+  it('is said where the assignment was stored and nothing is dialled at all, and once where it is', async () => {
+    const credential = x509(await certificate({ notAfter: inDays(20) }))
+    const stage = await Stage.open({ emulator: { enrollments: [devices] } })
+    let stored: Uint8Array | undefined
+    const store: AssignmentStore = {
+      read: async () => stored,
+      write: async (bytes) => {
+        stored = bytes
+      },
+      remove: async () => {},
+    }
+    for (const source of ['register', 'store']) {
+      const warnings: string[] = []
+      const assignment = await provision({
+        ...stage.emulator.clientOptions(),
+        credential,
+        store,
+        onEvent: (event) => event.type === 'warning' && warnings.push(event.message),
+      })
+      expect(assignment.source).toBe(source)
+      expect(warnings).toMatchObject([expect.stringContaining('Renew it now')])
+    }
+    expect(stage.emulator.log.connections).toHaveLength(1)
+    await stage.close()
+  })
+
+  it('does not decide about a registration, even where it cannot be looked for', async () => {
+    fails = true
+    try {
+      await onStage(x509(await certificate({ notAfter: inDays(20) })), async (stage) => {
+        expect(await stage.register()).toMatchObject({ status: 'assigned' })
+        expect(warningsOf(stage)).toEqual([])
+      })
+      await onStage(symmetricKey({ registrationId: REGISTRATION_ID, key }), async (stage) => {
+        expect((await refused(stage)).hint).not.toMatch(NUMBERED)
+      })
+    } finally {
+      fails = false
+    }
+  })
+
   it('is not looked for where nobody listens', async () => {
     loads = 0
     const { cert, key } = await certificate({ notAfter: inDays(20) })
@@ -217,7 +263,6 @@ describe('a refusal that the credential does not explain', () => {
     })
   })
 
-  const key = generateSymmetricKey()
   it('names what cannot be seen of a key, and the clock where the service did not tell its time', async () => {
     await onStage(symmetricKey({ registrationId: REGISTRATION_ID, key }), async (stage) => {
       const error = await refused(stage)
