@@ -36,7 +36,15 @@ function slim(code: string, isShared: boolean): string {
   const [, helpers = '', names, rest, list = ''] = parts
   const needed = helpers.includes('__toESM') ? helpers : 'var __defProp=Object.defineProperty;'
   // esbuild does not say that it is strict, and all of it was written for that.
-  return `"use strict";${needed}var __names=__defProp({},"__esModule",{value:!0});for(let[name,get]of Object.entries(${names}))__defProp(__names,name,{get,enumerable:!0});module.exports=__names;${rest}${isShared ? '' : list}`
+  const slimmed = `"use strict";${needed}var __names=__defProp({},"__esModule",{value:!0});for(let[name,get]of Object.entries(${names}))__defProp(__names,name,{get,enumerable:!0});module.exports=__names;${rest}${isShared ? '' : list}`
+  return withShortImports(slimmed)
+}
+
+/** A file is named at each use of what comes from it, and in no stack trace. */
+function withShortImports(code: string): string {
+  const files = [...new Set(code.match(/\bimport_chunk_[A-Z0-9]{8}\b/g))]
+  if (/\b_f\d/.test(code)) throw new Error('the names _f0, _f1, … are taken: look at tsup.config.ts')
+  return files.reduce((text, name, i) => text.replaceAll(name, `_f${i}`), code)
 }
 
 /**
