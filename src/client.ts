@@ -19,6 +19,7 @@ import type {
   TransportChoice,
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
+import { checkIssuanceVersion } from './protocol/issuance.ts'
 import { registerBody } from './protocol/request.ts'
 import { isClockWrong } from './protocol/response.ts'
 import { registrationResource } from './protocol/sas-token.ts'
@@ -91,8 +92,8 @@ export class ProvisioningClient {
     refuseUnknown('', object('options', options), REGISTER_OPTIONS)
     const { payload, csr } = options
     const { transports, issuanceApiVersion, clock } = this.#options
-    const issuance =
-      csr === undefined ? undefined : (await import('./issuance.ts')).issuanceFor(csr, issuanceApiVersion)
+    if (csr !== undefined) checkIssuanceVersion(issuanceApiVersion)
+    const issuance = csr === undefined ? undefined : (await import('./issuance.ts')).issuanceFor(csr)
     const result = await this.#call({ kind: 'register' }, options, transports, { payload, issuance })
     const { registration, issuedChain } = the(result, 'assigned')
     const assignment = createAssignment(registration, result)

@@ -1,9 +1,7 @@
 import type { Assignment } from './assignment/assignment.ts'
 import { readCertificateRequest } from './credential/certificate-request.ts'
 import { checkIssuedChain } from './credential/issued-chain.ts'
-import { DpsError } from './errors.ts'
 import type { RegisterOptions } from './options/options.ts'
-import { hasIssuance, ISSUANCE_API_VERSION } from './protocol/issuance.ts'
 
 // Whoever makes a request has it answered, mostly in the same process: one chunk for both.
 export { makeCsr } from './factory/make-csr.ts'
@@ -25,14 +23,7 @@ export interface Issuance {
 }
 
 /** @throws DpsError OPTION_INVALID, phase `config` */
-export function issuanceFor(csr: RegisterOptions['csr'], apiVersion: string): Issuance {
-  if (!hasIssuance(apiVersion)) {
-    throw new DpsError(
-      'OPTION_INVALID',
-      'config',
-      `csr needs apiVersion ${ISSUANCE_API_VERSION} or later, which is the default with it; apiVersion is ${apiVersion}`,
-    )
-  }
+export function issuanceFor(csr: RegisterOptions['csr']): Issuance {
   const { publicKey, wireFor } = readCertificateRequest(csr)
   return {
     wireFor,

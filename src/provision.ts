@@ -130,7 +130,7 @@ export async function provisionAs(
   onContact(memory.contactMs)
   const client = new ProvisioningClient({
     ...clientOptions,
-    credential: credentials as never,
+    credential: credentials,
     lastContact: Math.max(
       memory.contactMs,
       clientOptions.lastContact === undefined ? 0 : instant('lastContact', clientOptions.lastContact),

@@ -1,9 +1,8 @@
 import { createPublicKey, type KeyObject, verify } from 'node:crypto'
 import { DpsError } from '../errors.ts'
 import { printable } from '../printable.ts'
-import { MAX_CSR_CHARACTERS } from '../protocol/issuance.ts'
 import { decodeBase64 } from './base64.ts'
-import { readPem, type Tlv, tlvAt } from './pem.ts'
+import { base64Of, childrenOf, readPem, type Tlv, tlvAt } from './pem.ts'
 
 /** A certificate signing request that has been read and whose signature is good. */
 export interface CertificateRequest {
@@ -15,6 +14,9 @@ export interface CertificateRequest {
    */
   wireFor(registrationId: string): string
 }
+
+/** Most characters of a request in base64 that the service takes: 8 KB. */
+const MAX_CSR_CHARACTERS = 8192
 
 const SEQUENCE = 0x30
 const COMMON_NAME = '0603550403'
@@ -99,7 +101,7 @@ function unarmoured(text: string): string {
   if (block === undefined || more.length > 0) {
     throw invalid(`holds ${block === undefined ? 'no' : 'more than one'} CERTIFICATE REQUEST`)
   }
-  return block.pem.replace(/-----[^-]+-----|\n/g, '')
+  return base64Of(block.pem)
 }
 
 interface Part extends Tlv {
@@ -108,18 +110,14 @@ interface Part extends Tlv {
 }
 
 /** What a constructed element holds; nothing where it is damaged. */
-function partsOf(parent: Tlv | undefined): Part[] {
-  const parts: Part[] = []
-  const bytes = parent?.content ?? Buffer.alloc(0)
-  for (let at = 0; at < bytes.length; at = parts.at(-1)!.end) {
-    const part = tlvAt(bytes, at)
-    if (part === undefined) return []
-    parts.push({ ...part, whole: bytes.subarray(at, part.end) })
-  }
-  return parts
+function partsOf(parent: Tlv | undefined): readonly Part[] {
+  const children = childrenOf(parent)
+  if (parent === undefined || children.at(-1)?.end !== parent.content.length) return []
+  return children.map((child) => ({ ...child, whole: parent.content.subarray(child.at, child.end) }))
 }
 
-function isSigned(digest: string, data: Buffer, publicKey: KeyObject, signature: Buffer): boolean {
+/** False too for what is no signature at all. */
+export function isSigned(digest: string, data: Buffer, publicKey: KeyObject, signature: Uint8Array): boolean {
   try {
     return verify(digest, data, publicKey, signature)
   } catch {

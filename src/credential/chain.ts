@@ -1,18 +1,12 @@
 import type { X509Certificate } from 'node:crypto'
 import { DpsError } from '../errors.ts'
+import { isIssuedBy, isSignedBy, nameOf } from './certificate.ts'
 
 export interface OrderedChain {
   /** The device certificate, and after each certificate its issuer, as far as they were given. */
   readonly chain: readonly X509Certificate[]
   /** What was put right, one sentence each. */
   readonly notices: readonly string[]
-}
-
-/** What its caller knows of certificates: handed over, so that this file brings nothing along. */
-export interface ChainTools {
-  isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean
-  isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean
-  nameOf(certificate: { subject?: string }): string
 }
 
 /** Each is compared with each. */
@@ -33,9 +27,7 @@ export function orderChain(
   fits: ((certificate: X509Certificate) => boolean) | undefined,
   field: string,
   keyField: string,
-  tools: ChainTools,
 ): OrderedChain {
-  const { nameOf } = tools
   if (given.length > MAX_CERTIFICATES) {
     throw new DpsError(
       'CREDENTIAL_UNREADABLE',
@@ -44,9 +36,9 @@ export function orderChain(
     )
   }
   const different = given.filter((one, at) => !given.slice(0, at).some(({ raw }) => raw.equals(one.raw)))
-  const leaves = fits === undefined ? [onlyNonIssuer(different, field, tools)] : different.filter(fits)
+  const leaves = fits === undefined ? [onlyNonIssuer(different, field)] : different.filter(fits)
   if (leaves.length === 0) {
-    const leaf = nonIssuers(different, tools)[0] ?? different[0]!
+    const leaf = nonIssuers(different)[0] ?? different[0]!
     throw new DpsError(
       'CREDENTIAL_KEY_MISMATCH',
       'config',
@@ -55,10 +47,10 @@ export function orderChain(
   }
   // One that was issued is preferred to one that the device made itself, for the same key.
   const chain = leaves
-    .map((leaf) => chainFrom(leaf, different, tools))
+    .map((leaf) => chainFrom(leaf, different))
     .reduce((a, b) => (b.length > a.length ? b : a))
   const others = different.filter((one) => !chain.includes(one))
-  if (others.length > 0) checkOthers(chain, others, different, field, tools)
+  if (others.length > 0) checkOthers(chain, others, different, field)
   const notices: string[] = []
   if (different.length < given.length) notices.push(`\`${field}\` holds a certificate more than once.`)
   if (others.length > 0) {
@@ -71,11 +63,7 @@ export function orderChain(
   return { chain, notices }
 }
 
-function chainFrom(
-  leaf: X509Certificate,
-  certificates: readonly X509Certificate[],
-  { isIssuedBy }: ChainTools,
-): X509Certificate[] {
+function chainFrom(leaf: X509Certificate, certificates: readonly X509Certificate[]): X509Certificate[] {
   const chain = [leaf]
   for (;;) {
     const top = chain.at(-1)!
@@ -91,9 +79,7 @@ function checkOthers(
   others: readonly X509Certificate[],
   given: readonly X509Certificate[],
   field: string,
-  tools: ChainTools,
 ): void {
-  const { isIssuedBy, nameOf } = tools
   const top = chain.at(-1)!
   if (isIssuedBy(top, top)) return
   const namesake = others.find((one) => one.subject === top.issuer)
@@ -103,16 +89,12 @@ function checkOthers(
   throw new DpsError(
     'CREDENTIAL_CHAIN_BROKEN',
     'config',
-    `Certificate ${numbered(top)} of \`${field}\` was not issued by certificate ${numbered(issuer)}, nor by another in it: ${whyNotIssuedBy(top, issuer, tools)}.`,
+    `Certificate ${numbered(top)} of \`${field}\` was not issued by certificate ${numbered(issuer)}, nor by another in it: ${whyNotIssuedBy(top, issuer)}.`,
   )
 }
 
-function onlyNonIssuer(
-  certificates: readonly X509Certificate[],
-  field: string,
-  tools: ChainTools,
-): X509Certificate {
-  const candidates = nonIssuers(certificates, tools)
+function onlyNonIssuer(certificates: readonly X509Certificate[], field: string): X509Certificate {
+  const candidates = nonIssuers(certificates)
   const first = certificates[0]!
   if (candidates.includes(first)) return first
   if (candidates.length === 1) return candidates[0]!
@@ -123,15 +105,11 @@ function onlyNonIssuer(
   )
 }
 
-function nonIssuers(certificates: readonly X509Certificate[], { isIssuedBy }: ChainTools): X509Certificate[] {
+function nonIssuers(certificates: readonly X509Certificate[]): X509Certificate[] {
   return certificates.filter((one) => !certificates.some((other) => other !== one && isIssuedBy(other, one)))
 }
 
-function whyNotIssuedBy(
-  subject: X509Certificate,
-  issuer: X509Certificate,
-  { isSignedBy, nameOf }: ChainTools,
-): string {
+function whyNotIssuedBy(subject: X509Certificate, issuer: X509Certificate): string {
   if (subject.issuer !== issuer.subject) return `its issuer is ${nameOf({ subject: subject.issuer })}`
   if (isSignedBy(subject, issuer))
     return 'the signature fits, but the second may not sign certificates or has another key id'

@@ -1,7 +1,6 @@
 import { instant, object, refuseUnknown } from '../options/resolve.ts'
 import type { Credential } from './credential.ts'
-import { materialOf, renewAtMs } from './material.ts'
-import { checkKeyType, isIssuedBy, isSignedBy, nameOf } from './x509.ts'
+import { materialOf } from './material.ts'
 
 /** `error`: a registration is certain to fail. `warning`: it may fail, or soon will. `notice`: good to know. */
 export type FindingSeverity = 'error' | 'warning' | 'notice'
@@ -170,11 +169,6 @@ const inspectionTools = {
   object,
   refuseUnknown,
   materialOf,
-  renewAtMs,
-  checkKeyType,
-  isIssuedBy,
-  isSignedBy,
-  nameOf,
 }
 
 export type InspectionTools = typeof inspectionTools

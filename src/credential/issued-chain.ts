@@ -6,6 +6,7 @@ import { isoTime } from '../iso-time.ts'
 import { printable } from '../printable.ts'
 import { sameRegistrationId } from '../protocol/registration-id.ts'
 import { decodeBase64 } from './base64.ts'
+import { commonNamesOf, isIssuedBy } from './certificate.ts'
 import { readCertificates } from './pem.ts'
 
 /** Chains of two and three have been seen; a cross-signed one has a few more. */
@@ -127,8 +128,7 @@ export function checkIssuedChain({
   }
   if (chain.length === 1) throw invalid(`its issuer, ${printableName(leaf.issuer)}, is not in the reply`)
 
-  // Not from `subject`, which is text in which a value may imitate the next attribute.
-  const commonNames = ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])
+  const commonNames = commonNamesOf(leaf)
   const commonName = commonNames[0] ?? ''
   if (commonNames.length !== 1 || !names.some((name) => sameRegistrationId(name, commonName))) {
     const found = commonNames.map((name) => `"${printable(name, 140)}"`).join(' and ') || 'missing'
@@ -170,15 +170,6 @@ function certificatesIn(element: unknown, name: string): readonly X509Certificat
   } catch (error) {
     if (DpsError.is(error)) return error
     throw error
-  }
-}
-
-function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
-  try {
-    return subject.checkIssued(issuer) && subject.verify(issuer.publicKey)
-  } catch {
-    // The issuer's key is of another kind than the signature, or of one that OpenSSL does not know.
-    return false
   }
 }
 

@@ -1,4 +1,5 @@
 import type { X509Certificate } from 'node:crypto'
+import { mayAuthenticate, renewAtMs } from './certificate.ts'
 import type { Credential, Identity } from './credential.ts'
 import type { SasSignerOptions, SymmetricKeyOptions } from './sas.ts'
 import { Secret } from './secret.ts'
@@ -34,14 +35,6 @@ interface Standing {
 
 const standings = new WeakMap<Identity, Standing>()
 
-const MAX_NOTICE_MS = 30 * 86_400_000
-
-/** From when a certificate is said to end soon: 30 days before, and of a short life its last third. */
-export function renewAtMs(fromMs: number, untilMs: number): number {
-  return untilMs - Math.min(MAX_NOTICE_MS, (untilMs - fromMs) / 3)
-}
-
-const CLIENT_AUTHENTICATION = ['1.3.6.1.5.5.7.3.2', '2.5.29.37.0']
 const KEY_USAGE = Buffer.from('0603551d0f', 'hex')
 /** MD2, MD5 and SHA-1 with RSA; SHA-1 with ECDSA. */
 const WEAK_SIGNATURES = [
@@ -60,12 +53,12 @@ export function judge(
   chain: readonly X509Certificate[],
   periods: readonly { readonly fromMs: number; readonly untilMs: number }[],
 ): Identity {
-  const [{ raw, ca, keyUsage }] = chain as [X509Certificate]
+  const [leaf] = chain as [X509Certificate]
   const isSuspicious =
-    ca ||
+    leaf.ca ||
     chain.some((one, at) => at > 0 && !one.ca) ||
-    keyUsage?.some((purpose) => CLIENT_AUTHENTICATION.includes(purpose)) === false ||
-    !mayHaveDigitalSignature(raw) ||
+    !mayAuthenticate(leaf) ||
+    !mayHaveDigitalSignature(leaf.raw) ||
     chain.some((one) => WEAK_SIGNATURES.some((oid) => one.raw.includes(oid)))
   const renewals = periods.map(({ fromMs, untilMs }) => renewAtMs(fromMs, untilMs))
   standings.set(identity, { isSuspicious, renewAtMs: Math.min(...renewals) })

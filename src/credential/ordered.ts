@@ -45,16 +45,17 @@ export class OrderedCredentials {
    *
    * @throws DpsError of phase `config`: CREDENTIAL_NAME_MISMATCH where two are of different devices
    */
-  async load(index: number): Promise<Identity> {
+  async load(index = 0): Promise<Identity> {
     const identity = await this.#load(index)
     for (const other of this.#all.keys()) {
+      if (other === index) continue
       const known = this.#read[other]?.registrationId
       // One of another device may have been replaced too since it was read.
       const isDue =
         known === undefined
           ? other > index && this.#unread.has(other)
           : !sameRegistrationId(known, identity.registrationId)
-      if (other !== index && isDue) await this.#load(other).catch(() => undefined)
+      if (isDue) await this.#load(other).catch(() => undefined)
     }
     this.#checkDevice()
     const same = this.#read

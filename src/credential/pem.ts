@@ -205,8 +205,14 @@ function pemBlock(label: string, body: string, field: string): PemBlock {
   return { kind, label, pem: armour(label, der) }
 }
 
-function armour(label: string, der: Uint8Array): string {
+/** One block of clean PEM. */
+export function armour(label: string, der: Uint8Array): string {
   return `${BEGIN}${label}${DASHES}\n${wrap(Buffer.from(der).toString('base64'))}\n${END}${label}${DASHES}\n`
+}
+
+/** What stands between the first and the last line of a block of clean PEM, without its line breaks. */
+export function base64Of(pem: string): string {
+  return pem.replace(/-----[^-]+-----|\n/g, '')
 }
 
 function wrap(base64: string): string {
@@ -233,6 +239,8 @@ const SEQUENCE = 0x30
 export interface Tlv {
   readonly tag: number
   readonly content: Buffer
+  /** Offset of its tag. */
+  readonly at: number
   /** Offset of what follows. */
   readonly end: number
 }
@@ -249,7 +257,15 @@ export function tlvAt(bytes: Buffer, at: number): Tlv | undefined {
     start += lengthBytes
   }
   if (start + length > bytes.length) return undefined
-  return { tag: bytes[at]!, content: bytes.subarray(start, start + length), end: start + length }
+  return { tag: bytes[at]!, content: bytes.subarray(start, start + length), at, end: start + length }
+}
+
+/** What a constructed element holds, up to the first that is damaged. */
+export function childrenOf(parent: { readonly content: Buffer } | undefined): readonly Tlv[] {
+  const children: Tlv[] = []
+  const bytes = parent?.content ?? Buffer.alloc(0)
+  for (let next = tlvAt(bytes, 0); next !== undefined; next = tlvAt(bytes, next.end)) children.push(next)
+  return children
 }
 
 /** More than any program writes; a key that asks for more would keep the device busy. */
@@ -262,15 +278,10 @@ export const MAX_ITERATIONS = 2_000_000
  * @throws DpsError CREDENTIAL_UNREADABLE, phase `config`
  */
 export function checkIterations(pem: string, field: string): void {
-  let at: Tlv | undefined = tlvAt(Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ''), 'base64'), 0)
-  const child = (parent: Tlv | undefined, index: number): Tlv | undefined => {
-    let found = parent && tlvAt(parent.content, 0)
-    for (let i = 0; i < index && found !== undefined; i++) found = tlvAt(parent!.content, found.end)
-    return found
-  }
-  at = child(child(at, 0), 1)
-  if (child(at, 0)?.tag === SEQUENCE) at = child(child(at, 0), 1)
-  const count = child(at, 1)
+  const [algorithm] = childrenOf(tlvAt(Buffer.from(base64Of(pem), 'base64'), 0))
+  let parameters = childrenOf(childrenOf(algorithm)[1])
+  if (parameters[0]?.tag === SEQUENCE) parameters = childrenOf(childrenOf(parameters[0])[1])
+  const count = parameters[1]
   if (count?.tag !== INTEGER || count.content.length === 0) return
   const { content } = count
   if (content.length <= 6 && content.readUIntBE(0, content.length) <= MAX_ITERATIONS) return
@@ -283,12 +294,10 @@ function isOneStructure(bytes: Buffer): boolean {
 }
 
 /** The tags of the first elements of a sequence, and the first element itself. */
-function shapeOf(sequence: Buffer): { tags: string; first: Tlv | undefined } {
-  const tags: number[] = []
-  const first = tlvAt(sequence, 0)
-  for (let next = first; next !== undefined && tags.length < 4; next = tlvAt(sequence, next.end))
-    tags.push(next.tag)
-  return { tags: tags.map((tag) => tag.toString(16)).join(' '), first }
+function shapeOf(sequence: Tlv): { tags: string; first: Tlv | undefined } {
+  const children = childrenOf(sequence)
+  const tags = children.slice(0, 4).map(({ tag }) => tag.toString(16))
+  return { tags: tags.join(' '), first: children[0] }
 }
 
 function derBlock(bytes: Buffer, field: string): PemBlock {
@@ -301,7 +310,7 @@ function derBlock(bytes: Buffer, field: string): PemBlock {
 
 // RFC 5280 4.1 (certificate, SPKI), 5208 / 5958 (PKCS#8), 8017 A.1.2 (PKCS#1), 5915 (SEC1), 2986 (request), 7292 (PFX).
 function derKind(bytes: Buffer): readonly [PemKind, string] {
-  const { tags, first } = shapeOf(tlvAt(bytes, 0)!.content)
+  const { tags, first } = shapeOf(tlvAt(bytes, 0)!)
   if (tags === '30 30 3') return signedKind(bytes, first!)
   if (tags === '30 3') return ['public key', 'PUBLIC KEY']
   if (tags === '30 4') return ['encrypted private key', 'ENCRYPTED PRIVATE KEY']

@@ -9,13 +9,14 @@ import {
 } from 'node:crypto'
 import { DpsError } from '../errors.ts'
 import { decryptRc2 } from './rc2.ts'
+import { Secret } from './secret.ts'
 
 /** What a PKCS#12 file holds. */
 export interface Pkcs12 {
   /** In the order of the file, which need not be that of the chain. At least one. */
   readonly certificates: readonly X509Certificate[]
   /** PKCS#8 in DER; encrypted where the file has a passphrase, or has it encrypted. */
-  readonly key: Buffer
+  readonly key: Secret<Buffer>
 }
 
 /** BER, as far as these files use it: one-byte tags, indefinite lengths among the definite ones. */
@@ -164,7 +165,7 @@ class Reader {
       throw new Fault(`holds ${count}; it must hold exactly one`)
     }
     if (this.#certificates.length === 0) throw new Fault('holds no certificate')
-    return { certificates: this.#certificates, key: await this.#keys[0]!() }
+    return { certificates: this.#certificates, key: new Secret(await this.#keys[0]!()) }
   }
 
   async #checkMac([info, salt, count]: readonly Element[], data: Buffer): Promise<void> {

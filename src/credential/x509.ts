@@ -1,13 +1,13 @@
 import { createPrivateKey, type KeyObject, type X509Certificate } from 'node:crypto'
-import { printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import { isoTime } from '../iso-time.ts'
 import { LruMap } from '../lru.ts'
 import type { PemInput } from '../options/options.ts'
 import { printable } from '../printable.ts'
 import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '../protocol/registration-id.ts'
+import { checkKeyType, commonNamesOf, isIssuedBy, nameOf } from './certificate.ts'
 import type { OrderedChain } from './chain.ts'
-import { type Credential, type CurveName, constant, type Identity, type TlsIdentity } from './credential.ts'
+import { type Credential, constant, type Identity, type TlsIdentity } from './credential.ts'
 import { judge, madeOf } from './material.ts'
 import { checkIterations, MAX_ITERATIONS, readCertificates, readPrivateKey, unreadable } from './pem.ts'
 import { redacting, Secret } from './secret.ts'
@@ -22,9 +22,6 @@ import {
   type Readable,
 } from './source.ts'
 
-/** Smallest RSA device key that is accepted, in bits. */
-export const MIN_RSA_BITS = 2048
-
 // Of one `load`, while the content keeps changing.
 const MAX_READS = 3
 
@@ -33,15 +30,6 @@ const MAX_IDENTITIES = 64
 
 /** By all of their content: a credential that is made anew for every connection is not parsed anew. */
 const identities = new LruMap<Identity>(MAX_IDENTITIES)
-
-const CURVES: Readonly<Record<string, CurveName>> = {
-  prime256v1: 'P-256',
-  secp384r1: 'P-384',
-  secp521r1: 'P-521',
-}
-
-// The object identifier 1.2.840.10045.1.1 in DER.
-const PRIME_FIELD = Buffer.from('06072a8648ce3d0101', 'hex')
 
 interface X509Base {
   /** The registration id the certificate is expected to carry, in any letter case. Default: not compared. */
@@ -240,7 +228,7 @@ function bundleSource(options: X509Options): Read<Material> {
       open: async () => {
         const { readPkcs12 } = await import('./rare.ts')
         const { certificates, key } = await readPkcs12(bytes, passphrase, field, MAX_ITERATIONS)
-        return { certificates, field, key: deviceKeyOf(key, passphrase ?? '', field) }
+        return { certificates, field, key: deviceKeyOf(key.reveal(), passphrase ?? '', field) }
       },
     }
   }
@@ -325,7 +313,7 @@ async function chainOf({ certificates, field, key }: Contents): Promise<OrderedC
   })
   if (inOrder) return { chain: certificates, notices: [] }
   const { orderChain } = await import('./rare.ts')
-  return orderChain(certificates, key.fits, field, key.field, { isIssuedBy, isSignedBy, nameOf })
+  return orderChain(certificates, key.fits, field, key.field)
 }
 
 async function identify(contents: Contents): Promise<Identity> {
@@ -352,38 +340,8 @@ async function identify(contents: Contents): Promise<Identity> {
   return judge(identity, chain, periods)
 }
 
-export function checkKeyType(leaf: X509Certificate): CurveName | undefined {
-  let key: KeyObject
-  try {
-    key = leaf.publicKey
-  } catch (cause) {
-    throw unsupportedKey('has a public key of a kind that OpenSSL does not know', cause)
-  }
-  const { namedCurve, modulusLength = 0 } = key.asymmetricKeyDetails ?? {}
-  if (key.asymmetricKeyType === 'rsa') {
-    if (modulusLength >= MIN_RSA_BITS) return undefined
-    throw unsupportedKey(`has an RSA key of ${modulusLength} bits; at least ${MIN_RSA_BITS} are required`)
-  }
-  if (key.asymmetricKeyType !== 'ec') {
-    throw unsupportedKey(`has a key of type ${key.asymmetricKeyType}; it must be EC or RSA`)
-  }
-  // RFC 5480 2.1.1 forbids explicit parameters; OpenSSL reads them, and even finds the name of the curve they describe.
-  // A certificate without those bytes anywhere need not be taken apart.
-  if (leaf.raw.includes(PRIME_FIELD) && key.export({ type: 'spki', format: 'der' }).includes(PRIME_FIELD)) {
-    throw unsupportedKey('has an EC key with explicit parameters; it must name its curve')
-  }
-  if (namedCurve !== undefined && Object.hasOwn(CURVES, namedCurve)) return CURVES[namedCurve]
-  throw unsupportedKey(`has an EC key on the curve ${namedCurve}; it must be P-256, P-384 or P-521`)
-}
-
-function unsupportedKey(fault: string, cause?: unknown): DpsError {
-  const details = cause === undefined ? {} : { cause }
-  return new DpsError('CREDENTIAL_KEY_UNSUPPORTED', 'config', `The device certificate ${fault}.`, details)
-}
-
 function registrationIdOf(leaf: X509Certificate): string {
-  // Not from `leaf.subject`: that is text in which a value may imitate the separator or the next attribute.
-  const names = ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])
+  const names = commonNamesOf(leaf)
   const name = names[0]
   if (name === undefined || names.length > 1) {
     const count = name === undefined ? 'no CN' : `${names.length} CNs`
@@ -448,23 +406,6 @@ function checkDates(periods: readonly Period[], nowMs: number): void {
 
 function partsOf(input: PemInput): readonly (string | Uint8Array)[] {
   return typeof input === 'string' || input instanceof Uint8Array ? [input] : [`${input.length}`, ...input]
-}
-
-export function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
-  return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
-}
-
-export function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
-  try {
-    return subject.verify(issuer.publicKey)
-  } catch {
-    // The issuer's key is of another kind than the signature, or of one that OpenSSL does not know.
-    return false
-  }
-}
-
-export function nameOf({ subject }: { subject?: string }): string {
-  return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 
 function invalid(message: string): DpsError {

@@ -1,7 +1,8 @@
-import { createPrivateKey, createPublicKey, generateKeyPair, KeyObject, sign, verify } from 'node:crypto'
+import { createPrivateKey, createPublicKey, generateKeyPair, KeyObject, sign } from 'node:crypto'
 import { promisify } from 'node:util'
 import type { asn1 as Asn1 } from 'node-forge'
-import { readPrivateKey } from '../credential/pem.ts'
+import { isSigned } from '../credential/certificate-request.ts'
+import { armour, readPrivateKey } from '../credential/pem.ts'
 import { redacting } from '../credential/secret.ts'
 import { checkOptionNames } from '../credential/source.ts'
 import { DpsError } from '../errors.ts'
@@ -59,17 +60,16 @@ export async function makeCsr(options: CreateCsrOptions): Promise<CertificateSig
   )
   const data = encode(info)
   const signature = await signer(data, digest)
-  if (!isSignature(signature, data, digest, publicKey))
+  if (!(signature instanceof Uint8Array && isSigned(digest, data, publicKey, signature)))
     throw badSigner('returned what is no signature of `publicKey`')
 
   const parameters = algorithm === 'rsa-sha256' ? [universal(Type.NULL, '')] : []
   const bits = universal(Type.BITSTRING, `\0${Buffer.from(signature).toString('latin1')}`)
-  const csr = encode(sequence(info, sequence(oid(algorithm), ...parameters), bits)).toString('base64')
-  const lines = csr.match(/.{1,64}/g)!.join('\n')
+  const request = encode(sequence(info, sequence(oid(algorithm), ...parameters), bits))
   return redacting<CertificateSigningRequest>(
     {
-      csr,
-      pem: `-----BEGIN CERTIFICATE REQUEST-----\n${lines}\n-----END CERTIFICATE REQUEST-----\n`,
+      csr: request.toString('base64'),
+      pem: armour('CERTIFICATE REQUEST', request),
       ...(generated && { key: generated.export({ type: 'pkcs8', format: 'pem' }) as string }),
       publicKey: publicKey.export({ type: 'spki', format: 'pem' }) as string,
     },
@@ -169,20 +169,6 @@ function algorithmOf({ asymmetricKeyType, asymmetricKeyDetails }: KeyObject, spk
     'The key must be EC on the named curve P-384 or P-256, its point uncompressed, or RSA of at least 2048 bits.',
     { hint: 'Let `createCsr` make the key, or give one of those.' },
   )
-}
-
-function isSignature(
-  signature: unknown,
-  data: Buffer,
-  digest: string,
-  publicKey: KeyObject,
-): signature is Uint8Array {
-  if (!(signature instanceof Uint8Array)) return false
-  try {
-    return verify(digest, data, publicKey, signature)
-  } catch {
-    return false
-  }
 }
 
 function checkCurve(curve: unknown): string {

@@ -1,3 +1,5 @@
+import { DpsError } from '../errors.ts'
+
 /**
  * The names of certificate issuance, which is a preview and has changed before: this module alone knows them.
  *
@@ -7,12 +9,19 @@
 /** The first device API version that takes a certificate signing request and is not dead. */
 export const ISSUANCE_API_VERSION = '2025-07-01-preview'
 
-/** Most characters of a request in base64: 8 KB. */
-export const MAX_CSR_CHARACTERS = 8192
-
-/** Whether requests with this version may carry a certificate signing request. */
-export const hasIssuance = (apiVersion: string): boolean =>
-  apiVersion.slice(0, 10) >= ISSUANCE_API_VERSION.slice(0, 10)
+/**
+ * Checks that requests with this version may carry a certificate signing request.
+ *
+ * @throws DpsError OPTION_INVALID, phase `config`
+ */
+export function checkIssuanceVersion(apiVersion: string): void {
+  if (apiVersion.slice(0, 10) >= ISSUANCE_API_VERSION.slice(0, 10)) return
+  throw new DpsError(
+    'OPTION_INVALID',
+    'config',
+    `csr needs apiVersion ${ISSUANCE_API_VERSION} or later, which is the default with it; apiVersion is ${apiVersion}`,
+  )
+}
 
 /** The member of a register request, after others. @param csr base64 of DER */
 export const csrMember = (csr: string): string => `,"csr":"${csr}"`

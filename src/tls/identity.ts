@@ -1,6 +1,7 @@
 import type { X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
+import { isIssuedBy } from '../credential/certificate.ts'
 import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import { LruMap } from '../lru.ts'
@@ -208,7 +209,7 @@ export function validatingRoot(
   const named = reachable(certificates, anchors, isNamedAsIssuer)
   if (named.length === 0) return undefined
   if (truncated) return 'unknown'
-  const [only, ...others] = named.length === 1 ? named : reachable(certificates, anchors, isSigned)
+  const [only, ...others] = named.length === 1 ? named : reachable(certificates, anchors, isIssuedBy)
   return only === undefined || others.length > 0 ? 'unknown' : only.name
 }
 
@@ -216,17 +217,7 @@ type Link = (certificate: X509Certificate, issuer: X509Certificate) => boolean
 
 const isNamedAsIssuer: Link = (certificate, issuer) => certificate.checkIssued(issuer)
 
-const isSigned: Link = (certificate, issuer) => {
-  if (!certificate.checkIssued(issuer)) return false
-  try {
-    return certificate.verify(issuer.publicKey)
-  } catch {
-    // A key of a type that OpenSSL does not know signs nothing that it verified.
-    return false
-  }
-}
-
-const isSignedByCa: Link = (certificate, issuer) => issuer.ca && isSigned(certificate, issuer)
+const isSignedByCa: Link = (certificate, issuer) => issuer.ca && isIssuedBy(certificate, issuer)
 
 /** Whether a certificate is that of an anchor; anchors are their own issuers, and to ask that first costs less. */
 function isSame(certificate: X509Certificate, anchor: X509Certificate): boolean {

@@ -2,16 +2,11 @@ import type { X509Certificate } from 'node:crypto'
 import { printableName } from '../../distinguished-name.ts'
 import { isoTime } from '../../iso-time.ts'
 import { printable } from '../../printable.ts'
-import type { CertificateFacts, InspectionTools } from '../inspection.ts'
-import { type Tlv, tlvAt } from '../pem.ts'
+import { isSignedBy, KEY_CURVES } from '../certificate.ts'
+import type { CertificateFacts } from '../inspection.ts'
+import { childrenOf, type Tlv, tlvAt } from '../pem.ts'
 
-const CURVES: Readonly<Record<string, string>> = {
-  prime256v1: 'P-256',
-  secp384r1: 'P-384',
-  secp521r1: 'P-521',
-}
-
-export function factsOf(certificate: X509Certificate, tools: InspectionTools): CertificateFacts {
+export function factsOf(certificate: X509Certificate): CertificateFacts {
   const hex = (fingerprint: string) => fingerprint.replaceAll(':', '')
   return Object.freeze({
     subject: printableName(certificate.subject),
@@ -22,12 +17,12 @@ export function factsOf(certificate: X509Certificate, tools: InspectionTools): C
     validUntil: isoTime(Date.parse(certificate.validTo)),
     keyType: keyTypeOf(certificate),
     isCa: certificate.ca,
-    isSelfSigned: isSelfSigned(certificate, tools),
+    isSelfSigned: isSelfSigned(certificate),
   })
 }
 
 /** Its own name and its own signature, whatever its keyUsage allows: for OpenSSL, what may not sign has issued nothing. */
-export function isSelfSigned(certificate: X509Certificate, { isSignedBy }: InspectionTools): boolean {
+export function isSelfSigned(certificate: X509Certificate): boolean {
   return certificate.subject === certificate.issuer && isSignedBy(certificate, certificate)
 }
 
@@ -36,21 +31,12 @@ function keyTypeOf(certificate: X509Certificate): string {
     const { asymmetricKeyType = 'unknown', asymmetricKeyDetails } = certificate.publicKey
     const { namedCurve, modulusLength } = asymmetricKeyDetails ?? {}
     if (modulusLength !== undefined) return `${asymmetricKeyType.toUpperCase()} ${modulusLength}`
-    return namedCurve === undefined ? asymmetricKeyType : `EC ${CURVES[namedCurve] ?? printable(namedCurve)}`
+    return namedCurve === undefined
+      ? asymmetricKeyType
+      : `EC ${KEY_CURVES[namedCurve] ?? printable(namedCurve)}`
   } catch {
     return 'unknown'
   }
-}
-
-/** Every CN of the subject. Not from its text, in which a value may imitate the next attribute. */
-export function commonNamesOf(certificate: X509Certificate): readonly string[] {
-  return ([] as string[]).concat(certificate.toLegacyObject().subject?.CN ?? [])
-}
-
-function childrenOf({ content }: Pick<Tlv, 'content'>): readonly Tlv[] {
-  const children: Tlv[] = []
-  for (let next = tlvAt(content, 0); next !== undefined; next = tlvAt(content, next.end)) children.push(next)
-  return children
 }
 
 const hexOf = (tlv: Tlv | undefined) => tlv?.content.toString('hex') ?? ''

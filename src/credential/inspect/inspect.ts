@@ -32,7 +32,7 @@ export async function inspectCredential(
     compare(next, inspected)
     inspected.push(next)
   }
-  const results = inspected.map((one, index) => resultOf(one, index, tools))
+  const results = inspected.map((one, index) => resultOf(one, index))
   return Array.isArray(credential) ? Object.freeze(results) : results[0]!
 }
 
@@ -72,7 +72,7 @@ async function inspectOne(
     case 'x509': {
       const options = material.options.reveal()
       own = options.registrationId
-      presented = await inspectX509(sourcesOf(options), nowMs, findings, tools)
+      presented = await inspectX509(sourcesOf(options), nowMs, findings)
       break
     }
     case 'symmetric-key': {
@@ -92,7 +92,7 @@ async function inspectOne(
         const { tls } = identity!
         if (tls?.cert !== undefined || tls?.pfx !== undefined) {
           kind = 'x509'
-          presented = await inspectX509(sourcesOfIdentity(tls), nowMs, findings, tools)
+          presented = await inspectX509(sourcesOfIdentity(tls), nowMs, findings)
         }
       } catch {
         findings.add('credential-refused', '`load` resolves with what is no identity')
@@ -160,12 +160,8 @@ function compare({ findings, registrationId, identity }: Inspected, before: read
   if (same !== -1) findings.add('credential-repeated', `It has the same content as credential[${same}]`)
 }
 
-function resultOf(
-  { findings, kind, chain, registrationId }: Inspected,
-  index: number,
-  tools: InspectionTools,
-): CredentialInspection {
-  const facts = Object.freeze(chain.map((one) => factsOf(one, tools)))
+function resultOf({ findings, kind, chain, registrationId }: Inspected, index: number): CredentialInspection {
+  const facts = Object.freeze(chain.map(factsOf))
   return Object.freeze({
     ok: !findings.hasError,
     index,

@@ -4,9 +4,17 @@ import { isoTime } from '../../iso-time.ts'
 import type { PemInput } from '../../options/options.ts'
 import { printable } from '../../printable.ts'
 import { registrationIdFault } from '../../protocol/registration-id.ts'
+import {
+  checkKeyType,
+  commonNamesOf,
+  isIssuedBy,
+  mayAuthenticate,
+  nameOf,
+  renewAtMs,
+} from '../certificate.ts'
 import { orderChain } from '../chain.ts'
 import type { TlsIdentity } from '../credential.ts'
-import type { CredentialFindingId, InspectionTools } from '../inspection.ts'
+import type { CredentialFindingId } from '../inspection.ts'
 import {
   checkIterations,
   MAX_ITERATIONS,
@@ -18,7 +26,7 @@ import {
 import { readPkcs12 } from '../pkcs12.ts'
 import { fromFile, fromValue, type Read, type Readable } from '../source.ts'
 import type { X509Options } from '../x509.ts'
-import { commonNamesOf, isSelfSigned, maySign, weakDigestOf } from './certificate.ts'
+import { isSelfSigned, maySign, weakDigestOf } from './certificate.ts'
 import type { Findings } from './findings.ts'
 
 /** What a device presents, as far as it can be read. */
@@ -69,12 +77,7 @@ export function sourcesOfIdentity({ cert, key, pfx, passphrase }: TlsIdentity): 
 }
 
 /** Looks at everything an X.509 credential was given. */
-export async function inspectX509(
-  sources: Sources,
-  nowMs: number,
-  findings: Findings,
-  tools: InspectionTools,
-): Promise<Presented> {
+export async function inspectX509(sources: Sources, nowMs: number, findings: Findings): Promise<Presented> {
   const { bundle, key: keySource, passphrase } = sources
   let certificates: readonly X509Certificate[]
   let key: KeyObject | undefined
@@ -93,10 +96,10 @@ export async function inspectX509(
     ;[certificates, key] = await contentsOf(bundle, passphrase, findings)
   }
   if (certificates.length === 0) return { chain: [] }
-  const chain = chainOf(certificates, key, field, keyField, findings, tools)
-  inspectChain(chain, findings, tools)
-  inspectDates(chain, nowMs, findings, tools)
-  const registrationId = inspectLeaf(chain[0]!, findings, tools)
+  const chain = chainOf(certificates, key, field, keyField, findings)
+  inspectChain(chain, findings)
+  inspectDates(chain, nowMs, findings)
+  const registrationId = inspectLeaf(chain[0]!, findings)
   return registrationId === undefined ? { chain } : { chain, registrationId }
 }
 
@@ -127,9 +130,6 @@ const GIVEN: Readonly<Partial<Record<PemKind, CredentialFindingId>>> = {
   'PKCS#12': 'pkcs12-given',
 }
 
-/** clientAuth and anyExtendedKeyUsage. */
-const CLIENT_AUTHENTICATION = ['1.3.6.1.5.5.7.3.2', '2.5.29.37.0']
-
 const ARTICLE = (label: string) => `${/^[AEIOU]/.test(label) ? 'an' : 'a'} ${label}`
 
 function givenInstead(blocks: readonly PemBlock[], field: string, wanted: string, findings: Findings): void {
@@ -140,7 +140,7 @@ function givenInstead(blocks: readonly PemBlock[], field: string, wanted: string
 
 /** The PEM blocks of one input, and what is to be said of the form it came in. */
 function blocksOf(input: Bytes, field: string, findings: Findings): readonly PemBlock[] {
-  const bytes = typeof input === 'string' ? Buffer.from(input) : Buffer.from(input)
+  const bytes = Buffer.from(input as string)
   if (bytes.length === 0) {
     findings.add('input-empty', `\`${field}\` is empty`)
     return []
@@ -254,7 +254,7 @@ async function contentsOf(
   if (!(bytes instanceof Uint8Array)) return [[], undefined]
   try {
     const { certificates, key } = await readPkcs12(bytes, passphrase, bundle.field, MAX_ITERATIONS)
-    const { pem } = readPrivateKey(key, bundle.field)
+    const { pem } = readPrivateKey(key.reveal(), bundle.field)
     return [certificates, createPrivateKey({ key: pem, passphrase: passphrase ?? '' })]
   } catch (error) {
     findings.add('bundle-unusable', said(error, `\`${bundle.field}\` holds a key that OpenSSL cannot read`))
@@ -269,11 +269,9 @@ function chainOf(
   field: string,
   keyField: string,
   findings: Findings,
-  tools: InspectionTools,
 ): readonly X509Certificate[] {
-  const { nameOf } = tools
   const fits = key && ((certificate: X509Certificate) => certificate.checkPrivateKey(key))
-  const order = (by: typeof fits) => orderChain(given, by, field, keyField, tools).chain
+  const order = (by: typeof fits) => orderChain(given, by, field, keyField).chain
   let chain: readonly X509Certificate[]
   try {
     chain = order(fits)
@@ -303,11 +301,10 @@ function chainOf(
   return chain
 }
 
-function inspectChain(chain: readonly X509Certificate[], findings: Findings, tools: InspectionTools): void {
-  const { nameOf } = tools
+function inspectChain(chain: readonly X509Certificate[], findings: Findings): void {
   const [leaf, ...issuers] = chain as [X509Certificate]
   const top = chain.at(-1)!
-  const isRoot = isSelfSigned(top, tools)
+  const isRoot = isSelfSigned(top)
   if (leaf === top && isRoot)
     findings.add('self-signed', `The device certificate (${nameOf(leaf)}) signed itself`)
   else if (isRoot) findings.add('root-included', `The chain holds the root ${nameOf(top)}`)
@@ -327,12 +324,7 @@ function inspectChain(chain: readonly X509Certificate[], findings: Findings, too
   }
 }
 
-function inspectDates(
-  chain: readonly X509Certificate[],
-  nowMs: number,
-  findings: Findings,
-  { isIssuedBy, nameOf, renewAtMs }: InspectionTools,
-): void {
+function inspectDates(chain: readonly X509Certificate[], nowMs: number, findings: Findings): void {
   for (const [at, one] of chain.entries()) {
     // Of a root the service has its own copy.
     if (at > 0 && isIssuedBy(one, one)) continue
@@ -349,11 +341,7 @@ function inspectDates(
 }
 
 /** @returns the registration id, if there is one */
-function inspectLeaf(
-  leaf: X509Certificate,
-  findings: Findings,
-  { checkKeyType, nameOf }: InspectionTools,
-): string | undefined {
+function inspectLeaf(leaf: X509Certificate, findings: Findings): string | undefined {
   const name = nameOf(leaf)
   if (leaf.ca) {
     // What signed itself is trusted by its thumbprint alone; `openssl req -x509` makes it a CA unasked.
@@ -375,7 +363,7 @@ function inspectLeaf(
       'The keyUsage of the device certificate lacks digitalSignature, by which TLS 1.2 proves the key'
     findings.add('digital-signature-missing', message)
   }
-  if (leaf.keyUsage?.some((purpose) => CLIENT_AUTHENTICATION.includes(purpose)) === false) {
+  if (!mayAuthenticate(leaf)) {
     const message = 'The extendedKeyUsage of the device certificate lacks clientAuth'
     findings.add('client-authentication-missing', message)
   }
