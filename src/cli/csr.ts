@@ -84,10 +84,7 @@ function keyType(options: Options): KeyType {
 function existing(options: Options): KeyObject | Buffer {
   const { value, as } = options.get('key')!
   const key = kit.readInput(value as string, as, 'CREDENTIAL_UNREADABLE')
-  const file = options.get('key-passphrase-file')
-  const passphrase =
-    kit.text(options, 'key-passphrase') ??
-    (file && kit.lineOf(kit.readInput(file.value as string, file.as, 'CREDENTIAL_UNREADABLE')))
+  const passphrase = kit.secretOf(options, 'key-passphrase', 'CREDENTIAL_UNREADABLE')
   if (passphrase === undefined) return key
   try {
     return createPrivateKey({ key, passphrase })

@@ -42,10 +42,7 @@ The registration id counts letter by letter, and by case: it must be spelt as th
   run: (options, output) =>
     kit.perform(options, output, async () => {
       const registrationId = kit.text(options, 'registration-id')
-      const file = options.get('group-key-file')
-      const groupKey =
-        kit.text(options, 'group-key') ??
-        (file && kit.lineOf(kit.readInput(file.value as string, file.as, 'SAS_KEY_INVALID')))
+      const groupKey = kit.secretOf(options, 'group-key', 'SAS_KEY_INVALID')
       if (registrationId === undefined) throw kit.usage('--registration-id is missing: whose key it will be')
       if (groupKey === undefined)
         throw kit.usage('--group-key-file is missing: the key of the enrollment group')

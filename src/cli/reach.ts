@@ -1,5 +1,6 @@
 import type { X509Certificate } from 'node:crypto'
 import type { TLSSocket } from 'node:tls'
+import type { Clock } from '../clock.ts'
 import type { Credential } from '../credential/credential.ts'
 import type { DpsError, DpsPhase } from '../errors.ts'
 import type * as Library from '../index.ts'
@@ -9,7 +10,7 @@ import { kit } from './kit.ts'
 
 export interface Trip {
   readonly library: typeof Library
-  readonly settings: Omit<ProvisioningClientOptions, 'credential' | 'idScope'>
+  readonly settings: Settings
   readonly port: number
   readonly signal: AbortSignal
   readonly timeoutMs: number
@@ -43,6 +44,18 @@ export const NOBODY: Credential = Object.freeze({
   }),
 })
 
+type Settings = Omit<ProvisioningClientOptions, 'credential' | 'idScope'>
+
+/** A client that registers nothing; without a credential it is nobody's. */
+export const clientOf = (library: typeof Library, settings: Settings, credential = NOBODY) =>
+  new library.ProvisioningClient({ ...settings, idScope: '0ne00000000', credential })
+
+/** The clock of this device, or that of the release where it is behind: what a server says of the time is to be heard. */
+export const laterClock = (): Clock => {
+  const { systemClock, RELEASED_AT_MS } = kit
+  return { ...systemClock, now: () => Math.max(systemClock.now(), RELEASED_AT_MS) }
+}
+
 /** As short as can be, and the answer is any: all have a date. */
 const TIME_LIMIT_MS = 3000
 const MAX_HEAD = 8192
@@ -55,7 +68,7 @@ const MAX_HEAD = 8192
  */
 export async function reach(trip: Trip): Promise<Reach> {
   const { library, settings, port, signal, timeoutMs, onPhase } = trip
-  const { systemClock, RELEASED_AT_MS, DpsError } = kit
+  const { DpsError } = kit
   const found: { -readonly [K in keyof Reach]: Reach[K] } = { phases: {}, certificates: [] }
   const transport: Transport = {
     name: 'tls',
@@ -75,24 +88,19 @@ export async function reach(trip: Trip): Promise<Reach> {
       }
     },
   }
-  const client = kit.withOwnCertFile(
-    settings.trust,
-    () =>
-      new library.ProvisioningClient({
-        ...settings,
-        idScope: '0ne00000000',
-        credential: trip.credential ?? NOBODY,
-        transport,
-        tls: { sessionResumption: false, ...trip.tls },
-        clock: { ...systemClock, now: () => Math.max(systemClock.now(), RELEASED_AT_MS) },
-        onEvent: (event) => {
-          if (event.type === 'phase-started') onPhase?.(event.phase)
-          if (event.type === 'phase-ended') {
-            found.phases = { ...found.phases, [event.phase]: event.durationMs }
-          }
-        },
-      }),
-  )
+  const asked: Settings = {
+    ...settings,
+    transport,
+    tls: { sessionResumption: false, ...trip.tls },
+    clock: laterClock(),
+    onEvent: (event) => {
+      if (event.type === 'phase-started') onPhase?.(event.phase)
+      if (event.type === 'phase-ended') {
+        found.phases = { ...found.phases, [event.phase]: event.durationMs }
+      }
+    },
+  }
+  const client = kit.withOwnCertFile(settings.trust, () => clientOf(library, asked, trip.credential))
   try {
     await client.probe({ signal, timeoutMs })
   } catch (error) {

@@ -148,10 +148,14 @@ function chosen(options: Options, known: readonly KnownRoot[]): KnownRoot {
   )
 }
 
+/** The PEM of each certificate in a text. */
+export const certificatesIn = (text: string): readonly string[] =>
+  text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
+
 /** Those that can be read; the policy says what is wrong with the others. */
 function extraRoots(files: unknown): readonly KnownRoot[] {
   const text = Buffer.concat((files as readonly Buffer[] | undefined) ?? []).toString('latin1')
-  return [...text.matchAll(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)].flatMap(([pem]) => {
+  return certificatesIn(text).flatMap((pem) => {
     try {
       return [rootOf(new X509Certificate(pem))]
     } catch {

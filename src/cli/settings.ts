@@ -2,7 +2,7 @@ import { MAX_TIMER_MS } from '../clock.ts'
 import type { Credential } from '../credential/credential.ts'
 import type { symmetricKey } from '../credential/sas.ts'
 import type { x509 } from '../credential/x509.ts'
-import { DpsError } from '../errors.ts'
+import { DpsError, type DpsErrorCode } from '../errors.ts'
 import type { ProvisioningClientOptions, RegisterOptions, TrustOptions } from '../options/options.ts'
 import { EXIT, type ExitCode, exitCodeOf } from './exit-codes.ts'
 import { lineOf, readInput } from './input.ts'
@@ -78,6 +78,12 @@ export function number(options: Options, name: string): number | undefined {
 
 export function given<N extends string, T>(name: N, value: T | undefined): { readonly [K in N]?: T } {
   return (value === undefined ? {} : { [name]: value }) as { readonly [K in N]?: T }
+}
+
+/** A secret, or what the option of its file names. @param code where that cannot be read */
+export function secretOf(options: Options, name: string, code: DpsErrorCode): string | undefined {
+  const file = options.get(`${name}-file`)
+  return text(options, name) ?? (file && lineOf(readInput(file.value as string, file.as, code)))
 }
 
 export function missing(name: string, what: string): never {

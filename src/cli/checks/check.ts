@@ -78,5 +78,13 @@ export const asWarning = (finding: Finding, lesser: boolean): Finding =>
 
 export const plural = (n: number, one: string): string => `${n} ${one}${n === 1 ? '' : 's'}`
 
+const DAY_MS = 86_400_000
+
+/** When something ends, and the whole days until then. */
+export const endOf = (endsMs: number) => ({
+  until: new Date(endsMs).toISOString(),
+  days: Math.floor((endsMs - kit.systemClock.now()) / DAY_MS),
+})
+
 /** What has to be right before anything is dialled. */
 export const REACHES = ['config.endpoint', 'roots.trust', 'dns.ipv4', 'dns.ipv6']

@@ -1,5 +1,5 @@
 import { kit } from '../kit.ts'
-import { NOBODY } from '../reach.ts'
+import { clientOf } from '../reach.ts'
 import { type Check, ok, skipped, warning } from './check.ts'
 
 const SERVICE = /\.azure-devices-provisioning\.(?:net|cn|us)$/
@@ -24,12 +24,7 @@ export const configChecks: readonly Check[] = [
     run: (on) => {
       const { library, settings, host, address, idScope = '', transports } = on
       // Checks the host, the ports, the proxy and the version of the API.
-      new library.ProvisioningClient({
-        ...settings,
-        idScope: '0ne00000000',
-        credential: NOBODY,
-        transport: transports,
-      })
+      clientOf(library, { ...settings, transport: transports })
       on.proxy = kit.resolveProxy(settings.proxy)
       const [fault] = kit.cloudWarnings(idScope, host)
       if (fault !== undefined && idScope !== '') {

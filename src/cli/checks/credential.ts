@@ -1,19 +1,15 @@
 import { X509Certificate } from 'node:crypto'
 import type { Case } from '../case.ts'
 import { kit } from '../kit.ts'
-import { describeChain } from '../roots.ts'
-import { type Check, ok, plural, skipped, warning } from './check.ts'
+import { certificatesIn, describeChain } from '../roots.ts'
+import { type Check, endOf, ok, plural, skipped, warning } from './check.ts'
 
-const DAY_MS = 86_400_000
 /** Long enough to renew by hand. */
 const SOON_DAYS = 30
 
 /** What is presented, leaf first; none of a symmetric key. */
 function certificatesOf({ identity }: Case): readonly X509Certificate[] {
-  const text = `${identity?.tls?.cert ?? ''}`
-  return (text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []).map(
-    (pem) => new X509Certificate(pem),
-  )
+  return certificatesIn(`${identity?.tls?.cert ?? ''}`).map((pem) => new X509Certificate(pem))
 }
 
 const NO_CERTIFICATE = skipped('a symmetric key has none')
@@ -70,19 +66,13 @@ export const credentialChecks: readonly Check[] = [
       if (certificates.length === 0) return NO_CERTIFICATE
       // Not presented to anybody where its dates are wrong.
       on.identity = undefined
-      const nowMs = kit.systemClock.now()
-      identity!.checkDates(nowMs)
+      identity!.checkDates(kit.systemClock.now())
       on.identity = identity
-      const ends = Math.min(...certificates.map(({ validTo }) => Date.parse(validTo)))
-      const days = Math.floor((ends - nowMs) / DAY_MS)
-      const until = new Date(ends).toISOString()
-      const message = `valid for ${plural(days, 'more day')}, until ${until.slice(0, 10)}`
-      return days >= SOON_DAYS
-        ? ok(message, { until, days })
-        : warning(message, 'Renew the device certificate, unless something renews it by itself.', {
-            until,
-            days,
-          })
+      const end = endOf(Math.min(...certificates.map(({ validTo }) => Date.parse(validTo))))
+      const message = `valid for ${plural(end.days, 'more day')}, until ${end.until.slice(0, 10)}`
+      return end.days >= SOON_DAYS
+        ? ok(message, end)
+        : warning(message, 'Renew the device certificate, unless something renews it by itself.', end)
     },
   },
 ]

@@ -2,7 +2,7 @@ import { Duplex } from 'node:stream'
 import type { TlsOptions } from '../../options/options.ts'
 import type { Case } from '../case.ts'
 import { kit } from '../kit.ts'
-import { NOBODY } from '../reach.ts'
+import { clientOf, laterClock } from '../reach.ts'
 import { type Check, failure, ok, warning } from './check.ts'
 
 /** IANA's numbers of what the policy names (RFC 5289, RFC 8422, RFC 8446 section 4.2.3). */
@@ -122,10 +122,8 @@ function helloOf(on: Case): Promise<Hello> {
 async function readHello({ library, settings, signal }: Case, tls: TlsOptions = {}): Promise<Hello> {
   const chunks: Buffer[] = []
   const { proxy: _, connectTo: __, ...rest } = settings
-  const client = new library.ProvisioningClient({
+  const client = clientOf(library, {
     ...rest,
-    idScope: '0ne00000000',
-    credential: NOBODY,
     transport: {
       name: 'tls',
       open: (context) => context.dial(443).then(() => Promise.reject(new TypeError('nobody answers'))),
@@ -140,7 +138,7 @@ async function readHello({ library, settings, signal }: Case, tls: TlsOptions = 
           done()
         },
       }),
-    clock: { ...kit.systemClock, now: () => Math.max(kit.systemClock.now(), kit.RELEASED_AT_MS) },
+    clock: laterClock(),
   })
   try {
     await client.probe({ signal })

@@ -1,6 +1,6 @@
 import { X509Certificate } from 'node:crypto'
 import { kit } from '../kit.ts'
-import { NOBODY } from '../reach.ts'
+import { clientOf } from '../reach.ts'
 import { bundled, yearsLeft } from '../roots.ts'
 import { type Check, failure, ok, warning } from './check.ts'
 
@@ -31,16 +31,7 @@ export const rootsChecks = (): readonly Check[] => [
     run: (on) => {
       const { library, options, settings } = on
       const trust = kit.trustOf(options)
-      kit.withOwnCertFile(
-        trust,
-        () =>
-          new library.ProvisioningClient({
-            ...settings,
-            trust,
-            idScope: '0ne00000000',
-            credential: NOBODY,
-          }),
-      )
+      kit.withOwnCertFile(trust, () => clientOf(library, { ...settings, trust }))
       on.trust = trust
       const { roots = 'bundled', extraRoots } = trust
       const extra = Array.isArray(extraRoots) ? ` and ${extraRoots.length} of --extra-root` : ''

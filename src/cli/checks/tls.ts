@@ -1,9 +1,21 @@
+import type { TlsFacts } from '../../transport/transport.ts'
 import type { Case, Way } from '../case.ts'
 import { kit } from '../kit.ts'
+import type { Reach } from '../reach.ts'
 import { describeChain, yearsLeft } from '../roots.ts'
-import { asWarning, type Check, type Finding, found, ok, plural, REACHES, skipped, warning } from './check.ts'
+import {
+  asWarning,
+  type Check,
+  endOf,
+  type Finding,
+  found,
+  ok,
+  plural,
+  REACHES,
+  skipped,
+  warning,
+} from './check.ts'
 
-const DAY_MS = 86_400_000
 /** The service renews its own long before. */
 const SOON_DAYS = 3
 
@@ -12,59 +24,42 @@ const NONE = skipped('no handshake was completed')
 export const tlsChecks: readonly Check[] = [
   handshake('mqtt'),
   handshake('web'),
-  {
-    id: 'tls.chain',
-    needs: REACHES,
-    run: async (on) => {
-      const [, reached] = (await on.verified()) ?? []
-      if (reached === undefined) return NONE
-      const chain = describeChain(reached)
-      const [leaf] = chain
-      return ok([leaf?.subject, ...chain.map(({ issuer }) => issuer)].join(' < '), { chain })
-    },
-  },
-  {
-    id: 'tls.root',
-    needs: REACHES,
-    run: async (on) => {
-      const [, reached] = (await on.verified()) ?? []
-      if (reached === undefined) return NONE
-      const { root } = reached.tls
-      const known = kit.BUNDLED_ROOTS.find(({ name }) => name === root)
-      return known === undefined
-        ? ok(root, { root })
-        : ok(`${root}, ${yearsLeft(known.validTo)} years left`, { root, sha256: known.sha256 })
-    },
-  },
-  {
-    id: 'tls.host-name',
-    needs: REACHES,
-    run: async (on) => {
-      const [, reached] = (await on.verified()) ?? []
-      if (reached === undefined) return NONE
-      const names = kit.printable(reached.certificates[0]?.subjectAltName ?? '')
-      return ok(`${on.host} is in the certificate`, { host: on.host, names })
-    },
-  },
-  {
-    id: 'tls.leaf',
-    needs: REACHES,
-    run: async (on) => {
-      const leaf = (await on.verified())?.[1].certificates[0]
-      if (leaf === undefined) return NONE
-      const until = new Date(leaf.validTo).toISOString()
-      const days = Math.floor((Date.parse(until) - kit.systemClock.now()) / DAY_MS)
-      const message = `the certificate of the server ends in ${plural(days, 'day')} (${until.slice(0, 10)})`
-      return days >= SOON_DAYS
-        ? ok(message, { until, days })
-        : warning(message, 'Compare the clock; if it is right, whoever runs the server has to renew it.', {
-            until,
-            days,
-          })
-    },
-  },
+  told('tls.chain', (reached) => {
+    const chain = describeChain(reached)
+    return ok([chain[0]?.subject, ...chain.map(({ issuer }) => issuer)].join(' < '), { chain })
+  }),
+  told('tls.root', ({ tls: { root } }) => {
+    const known = kit.BUNDLED_ROOTS.find(({ name }) => name === root)
+    return known === undefined
+      ? ok(root, { root })
+      : ok(`${root}, ${yearsLeft(known.validTo)} years left`, { root, sha256: known.sha256 })
+  }),
+  told('tls.host-name', ({ certificates }, { host }) => {
+    const names = kit.printable(certificates[0]?.subjectAltName ?? '')
+    return ok(`${host} is in the certificate`, { host, names })
+  }),
+  told('tls.leaf', ({ certificates: [leaf] }) => {
+    if (leaf === undefined) return NONE
+    const end = endOf(Date.parse(leaf.validTo))
+    const message = `the certificate of the server ends in ${plural(end.days, 'day')} (${end.until.slice(0, 10)})`
+    return end.days >= SOON_DAYS
+      ? ok(message, end)
+      : warning(message, 'Compare the clock; if it is right, whoever runs the server has to renew it.', end)
+  }),
   { id: 'tls.inspection', needs: REACHES, run: inspection },
 ]
+
+/** What a connection that was verified tells. */
+function told(id: string, look: (reached: Reach & { tls: TlsFacts }, on: Case) => Finding): Check {
+  return {
+    id,
+    needs: REACHES,
+    run: async (on) => {
+      const [, reached] = (await on.verified()) ?? []
+      return reached === undefined ? NONE : look(reached, on)
+    },
+  }
+}
 
 function handshake(way: Way): Check {
   return {
