@@ -1,45 +1,13 @@
 import { createHmac } from 'node:crypto'
 import { describe, expect } from 'vitest'
-import {
-  type CertificateKeyType,
-  createPki,
-  type DeviceCertificate,
-  type EnrollmentGroup,
-  generateSymmetricKey,
-  issueCertificate,
-} from '../../src/emulator/index.ts'
+import { createPki, type DeviceCertificate, generateSymmetricKey } from '../../src/emulator/index.ts'
 import { type SasSignerOptions, sasSigner, symmetricKey, x509 } from '../../src/index.ts'
 import { testClock } from '../support/clock.ts'
+import { DEVICE_GROUP, daysFromNow, deviceCertificate } from '../support/device-certificate.ts'
 import { expectDpsError } from '../support/expect-dps-error.ts'
 import { DEVICE_KEY, lie, pki, REGISTRATION_ID, type Setup, type Stage } from '../support/stage.ts'
 
-const DAY_MS = 86_400_000
-const daysFromNow = (days: number) => new Date(Date.now() + days * DAY_MS)
 const toSeconds = (date: Date) => date.toISOString().replace(/\.\d+Z$/, '')
-
-const devices: EnrollmentGroup = {
-  groupId: 'devices',
-  attestation: { x509: { ca: pki.deviceRoot.certPem } },
-}
-
-async function deviceCertificate(
-  options: {
-    name?: string
-    keyType?: CertificateKeyType
-    notBefore?: Date
-    notAfter?: Date
-    by?: typeof pki
-  } = {},
-): Promise<DeviceCertificate> {
-  const { name = REGISTRATION_ID, by = pki, ...rest } = options
-  const { chainPem, keyPem } = await issueCertificate({
-    subject: name,
-    issuer: by.deviceIntermediate,
-    eku: ['clientAuth'],
-    ...rest,
-  })
-  return { cert: chainPem, key: keyPem }
-}
 
 const honest = await deviceCertificate()
 
@@ -47,7 +15,7 @@ const honest = await deviceCertificate()
 function withCertificate(files: DeviceCertificate, more: { registrationId?: string } = {}): Setup {
   let current = files
   return {
-    emulator: { enrollments: [devices] },
+    emulator: { enrollments: [DEVICE_GROUP] },
     client: { credential: x509({ cert: () => current.cert, key: () => current.key, ...more }) },
     repair: () => {
       current = honest

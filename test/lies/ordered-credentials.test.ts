@@ -2,13 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import {
-  createPki,
-  type DeviceCertificate,
-  type EnrollmentGroup,
-  generateSymmetricKey,
-  issueCertificate,
-} from '../../src/emulator/index.ts'
+import { createPki, generateSymmetricKey } from '../../src/emulator/index.ts'
 import { connectHub, type HubEvent, provisionAndConnect } from '../../src/hub/index.ts'
 import {
   type Credential,
@@ -20,35 +14,16 @@ import {
   symmetricKey,
   x509,
 } from '../../src/index.ts'
+import { DEVICE_GROUP, daysFromNow, deviceCertificate } from '../support/device-certificate.ts'
 import { expectDpsError } from '../support/expect-dps-error.ts'
 import { DEVICE_KEY, pki, REGISTRATION_ID, type Setup, Stage } from '../support/stage.ts'
 
-const DAY_MS = 86_400_000
-const daysFromNow = (days: number) => new Date(Date.now() + days * DAY_MS)
 const strangers = await createPki()
 
-/** What a device of the group has in its folder. */
-async function certificate(
-  options: { name?: string; notBefore?: Date; notAfter?: Date; by?: typeof pki } = {},
-): Promise<DeviceCertificate> {
-  const { name = REGISTRATION_ID, by = pki, ...rest } = options
-  const { chainPem, keyPem } = await issueCertificate({
-    subject: name,
-    issuer: by.deviceIntermediate,
-    eku: ['clientAuth'],
-    ...rest,
-  })
-  return { cert: chainPem, key: keyPem }
-}
-
-const group: EnrollmentGroup = {
-  groupId: 'devices',
-  attestation: { x509: { ca: pki.deviceRoot.certPem } },
-}
-const withGroup: Setup['emulator'] = { enrollments: [group] }
+const withGroup: Setup['emulator'] = { enrollments: [DEVICE_GROUP] }
 const bootstrap = () => symmetricKey({ registrationId: REGISTRATION_ID, key: DEVICE_KEY })
 const unknownKey = () => symmetricKey({ registrationId: REGISTRATION_ID, key: generateSymmetricKey() })
-const expired = x509(await certificate({ notBefore: daysFromNow(-365), notAfter: daysFromNow(-1) }))
+const expired = x509(await deviceCertificate({ notBefore: daysFromNow(-365), notAfter: daysFromNow(-1) }))
 const missing = x509({ certFile: '/nowhere/op.pem', keyFile: '/nowhere/op.key' })
 
 /** Counts how often it is asked. */
@@ -93,7 +68,7 @@ describe('the next credential is used', () => {
   })
 
   it('where the first is refused from now on, and its TLS session is not carried over', async () => {
-    const [operational, other] = [await certificate(), await certificate()]
+    const [operational, other] = [await deviceCertificate(), await deviceCertificate()]
     const stage = await stageOf([x509(operational), x509(other)], { emulator: withGroup })
     expect((await stage.register()).connection).toMatchObject({ credential: 0, resumed: false })
     expect((await stage.register()).connection).toMatchObject({ credential: 0, resumed: true })
@@ -111,9 +86,9 @@ describe('the next credential is used', () => {
     const folder = mkdtempSync(join(tmpdir(), 'ordered-'))
     onTestFinished(() => rmSync(folder, { recursive: true }))
     const files = { certFile: join(folder, 'op.pem'), keyFile: join(folder, 'op.key') }
-    const stage = await stageOf([x509(files), x509(await certificate())], { emulator: withGroup })
+    const stage = await stageOf([x509(files), x509(await deviceCertificate())], { emulator: withGroup })
     expect((await stage.register()).connection.credential).toBe(1)
-    const { cert, key } = await certificate()
+    const { cert, key } = await deviceCertificate()
     writeFileSync(files.keyFile, key)
     writeFileSync(files.certFile, cert)
     expect((await stage.register()).connection.credential).toBe(0)
@@ -161,7 +136,7 @@ describe('no other credential is presented', () => {
   ] as [string, object, Setup, DpsError['code'], DpsError['phase']][])(
     'for %s',
     async (_, dates, setup, code, phase) => {
-      const stage = await stageOf([x509(await certificate(dates)), bootstrap()], setup)
+      const stage = await stageOf([x509(await deviceCertificate(dates)), bootstrap()], setup)
       await expectDpsError(stage.register(), code, phase)
       expect(fallbacks(stage)).toEqual([])
       expect(stage.emulator.log.connections).toEqual([])
@@ -169,7 +144,7 @@ describe('no other credential is presented', () => {
   )
 
   it('for a server that is not trusted', async () => {
-    const stage = await stageOf([x509(await certificate()), bootstrap()], {
+    const stage = await stageOf([x509(await deviceCertificate()), bootstrap()], {
       emulator: { pki: strangers },
       client: { trust: { roots: 'none', extraRoots: pki.roots[0].certPem } },
     })
@@ -233,7 +208,7 @@ describe('a list', () => {
     const error = await expectDpsError(stage.register(), 'CREDENTIAL_NAME_MISMATCH', 'config')
     expect(error.message).toContain('sensor-2')
     expect(stage.emulator.log.connections).toEqual([])
-    const late = await stageOf([x509(await certificate({ name: 'sensor-2' })), bootstrap()])
+    const late = await stageOf([x509(await deviceCertificate({ name: 'sensor-2' })), bootstrap()])
     await expectDpsError(late.register(), 'CREDENTIAL_NAME_MISMATCH', 'config')
   })
 
@@ -288,12 +263,12 @@ describe('what is stored', () => {
     const path = join(folder, 'assignment')
     const files = { certFile: join(folder, 'op.pem'), keyFile: join(folder, 'op.key') }
     const issue = async () => {
-      const { cert, key } = await certificate()
+      const { cert, key } = await deviceCertificate()
       writeFileSync(files.keyFile, key)
       writeFileSync(files.certFile, cert)
     }
     const stage = await stageOf([bootstrap()], { emulator: withGroup })
-    const [first, second] = [x509(await certificate()), x509(await certificate())]
+    const [first, second] = [x509(await deviceCertificate()), x509(await deviceCertificate())]
     const op = () => x509(files)
     expect(await start(stage, [op(), first], path)).toMatchObject({
       source: 'register',

@@ -1,0 +1,88 @@
+import type { KeyObject, X509Certificate } from 'node:crypto'
+import { printableName } from '../distinguished-name.ts'
+import { DpsError } from '../errors.ts'
+import type { CurveName } from './credential.ts'
+
+/** Smallest RSA device key that is accepted, in bits. */
+export const MIN_RSA_BITS = 2048
+
+/** What OpenSSL calls the curves that a device key may be on. */
+export const KEY_CURVES: Readonly<Record<string, CurveName>> = {
+  prime256v1: 'P-256',
+  secp384r1: 'P-384',
+  secp521r1: 'P-521',
+}
+
+// The object identifier 1.2.840.10045.1.1 in DER.
+const PRIME_FIELD = Buffer.from('06072a8648ce3d0101', 'hex')
+
+export function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+  return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
+}
+
+export function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+  try {
+    return subject.verify(issuer.publicKey)
+  } catch {
+    // The issuer's key is of another kind than the signature, or of one that OpenSSL does not know.
+    return false
+  }
+}
+
+export function nameOf({ subject }: { subject?: string }): string {
+  return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
+}
+
+/** Every CN of the subject. Not from its text, in which a value may imitate the separator or the next attribute. */
+export function commonNamesOf(certificate: X509Certificate): readonly string[] {
+  return ([] as string[]).concat(certificate.toLegacyObject().subject?.CN ?? [])
+}
+
+/** clientAuth and anyExtendedKeyUsage. */
+const CLIENT_AUTHENTICATION = ['1.3.6.1.5.5.7.3.2', '2.5.29.37.0']
+
+/** Whether extendedKeyUsage has it authenticate clients; true where it is absent. */
+export function mayAuthenticate({ keyUsage }: X509Certificate): boolean {
+  return keyUsage?.some((purpose) => CLIENT_AUTHENTICATION.includes(purpose)) ?? true
+}
+
+const MAX_NOTICE_MS = 30 * 86_400_000
+
+/** From when a certificate is said to end soon: 30 days before, and of a short life its last third. */
+export function renewAtMs(fromMs: number, untilMs: number): number {
+  return untilMs - Math.min(MAX_NOTICE_MS, (untilMs - fromMs) / 3)
+}
+
+/**
+ * The curve of the device key, where it is one of a curve.
+ *
+ * @throws DpsError CREDENTIAL_KEY_UNSUPPORTED, phase `config`
+ */
+export function checkKeyType(leaf: X509Certificate): CurveName | undefined {
+  let key: KeyObject
+  try {
+    key = leaf.publicKey
+  } catch (cause) {
+    throw unsupportedKey('has a public key of a kind that OpenSSL does not know', cause)
+  }
+  const { namedCurve, modulusLength = 0 } = key.asymmetricKeyDetails ?? {}
+  if (key.asymmetricKeyType === 'rsa') {
+    if (modulusLength >= MIN_RSA_BITS) return undefined
+    throw unsupportedKey(`has an RSA key of ${modulusLength} bits; at least ${MIN_RSA_BITS} are required`)
+  }
+  if (key.asymmetricKeyType !== 'ec') {
+    throw unsupportedKey(`has a key of type ${key.asymmetricKeyType}; it must be EC or RSA`)
+  }
+  // RFC 5480 2.1.1 forbids explicit parameters; OpenSSL reads them, and even finds the name of the curve they describe.
+  // A certificate without those bytes anywhere need not be taken apart.
+  if (leaf.raw.includes(PRIME_FIELD) && key.export({ type: 'spki', format: 'der' }).includes(PRIME_FIELD)) {
+    throw unsupportedKey('has an EC key with explicit parameters; it must name its curve')
+  }
+  if (namedCurve !== undefined && Object.hasOwn(KEY_CURVES, namedCurve)) return KEY_CURVES[namedCurve]
+  throw unsupportedKey(`has an EC key on the curve ${namedCurve}; it must be P-256, P-384 or P-521`)
+}
+
+function unsupportedKey(fault: string, cause?: unknown): DpsError {
+  const details = cause === undefined ? {} : { cause }
+  return new DpsError('CREDENTIAL_KEY_UNSUPPORTED', 'config', `The device certificate ${fault}.`, details)
+}
