@@ -145,7 +145,7 @@ function blocksOf(input: Bytes, field: string, findings: Findings): readonly Pem
     findings.add('input-empty', `\`${field}\` is empty`)
     return []
   }
-  const isDer = bytes[0] === 0x30
+  const isDer = typeof input !== 'string' && bytes[0] === 0x30
   const text = isDer ? '' : bytes.toString('utf8')
   if (!isDer && (/^(?:fffe|feff)/.test(bytes.toString('hex', 0, 2)) || /^\0?-\0/.test(text))) {
     findings.add('utf-16', `\`${field}\` is UTF-16 text`)
