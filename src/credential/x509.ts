@@ -229,7 +229,9 @@ function pairOf(
     // OpenSSL reports a wrong passphrase as any of several errors: decryption with the wrong key may look well padded.
     const fault = isEncrypted
       ? 'could not be decrypted: the `passphrase` is wrong or the file is damaged'
-      : `holds a ${label} block whose content is not a private key that OpenSSL can read`
+      : kind === 'other'
+        ? `holds a ${label} block, which no OpenSSL provider that is loaded could open: look at \`--openssl-config\`, the token and its PIN`
+        : `holds a ${label} block whose content is not a private key that OpenSSL can read`
     throw unreadable(field, fault, cause)
   }
   if (!leaf.checkPrivateKey(key)) {
