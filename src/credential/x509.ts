@@ -331,7 +331,10 @@ function unsupportedKey(fault: string, cause?: unknown): DpsError {
 
 function registrationIdOf(leaf: X509Certificate): string {
   // Not from `leaf.subject`: that is text in which a value may imitate the separator or the next attribute.
-  const names = ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])
+  const legacy = leaf.toLegacyObject() as ReturnType<X509Certificate['toLegacyObject']> | null | undefined
+  // An OpenSSL engine that takes RSA upon itself may make Node give nothing.
+  if (!legacy) throw unsupportedKey('cannot be taken apart by OpenSSL with the engine that is loaded')
+  const names = ([] as string[]).concat(legacy.subject?.CN ?? [])
   const name = names[0]
   if (name === undefined || names.length > 1) {
     const count = name === undefined ? 'no CN' : `${names.length} CNs`
