@@ -21,7 +21,7 @@ import { debian13, env, library, missingTools, publishedNodes, run, serve } from
 
 const here = (name) => fileURLToPath(new URL(name, import.meta.url))
 const DOCUMENT = here('../../docs/hardware-keys.md')
-const BLOCK = /(<!-- npm run hardware -- --write -->\n)[\s\S]*?(\n<!-- end -->)/
+const BLOCK = /(<!-- npm run hardware -- --write -->\n)[\s\S]*?(<!-- end -->)/
 const KEYS = { ec: 'EC:prime256v1', rsa: 'rsa:2048' }
 const TOKEN = 'device'
 // Not a number that could stand in any output by chance.
@@ -153,6 +153,16 @@ async function cases() {
       await tableRow(userland, way)
     }
   }
+  for (const name of ['engine.cnf', 'provider.cnf']) {
+    const userland = name === 'engine.cnf' ? machine : userlands[1]
+    if (userland !== undefined) await documented(name, userland.outside)
+  }
+  await check('the document’s commands make the PEM of a URI', () => {
+    const script = readFileSync(DOCUMENT, 'utf8').match(/```sh\n(cat > uri\.cnf[\s\S]*?)```/)[1]
+    run('bash', ['-e', '-c', script], { cwd: machine.outside })
+    const uri = script.match(/UTF8:(\S+)/)[1]
+    expect(readFileSync(join(machine.outside, 'key.pem'), 'utf8') === uriPem(uri), 'another PEM')
+  })
   await refusals(machine, stranger)
   await symmetricKeys(machine)
   await tpmProvider(machine)
@@ -263,13 +273,17 @@ async function prepare(userland, certificates) {
   write('engine.cnf', engineConfiguration(engine, softhsm))
   write('engine-remote.cnf', engineConfiguration(engine, remote))
   const provider = library(root, 'ossl-modules/pkcs11.so')
-  write('provider.cnf', providerConfiguration('pkcs11', provider, `pkcs11-module-path = ${softhsm}\n`))
-  write('provider-remote.cnf', providerConfiguration('pkcs11', provider, `pkcs11-module-path = ${remote}\n`))
+  write('provider.cnf', providerConfiguration('pkcs11', provider, moduleOf(softhsm)))
+  write('provider-remote.cnf', providerConfiguration('pkcs11', provider, moduleOf(remote)))
   userland.softhsm = { SOFTHSM2_CONF: at('softhsm2.conf') }
   userland.remote = { P11_KIT_SERVER_ADDRESS: `unix:path=${at('token.sock')}` }
   const args = ['server', '--foreground', '--name', at('token.sock'), '--provider', softhsm]
   const [program, ...rest] = enter(['/usr/bin/p11-kit', ...args, `pkcs11:token=${TOKEN}`])
   services.push(await serve(program, rest, { env: { ...env, ...userland.softhsm } }))
+}
+
+function moduleOf(path) {
+  return `pkcs11-module-path = ${path}\npkcs11-module-quirks = no-deinit\n`
 }
 
 function engineConfiguration(engine, module) {
@@ -287,13 +301,11 @@ init = 0
 }
 
 function providerConfiguration(name, module, own, properties) {
-  const algorithms = properties
-    ? `alg_section = algorithms\n[algorithms]\ndefault_properties = ${properties}\n`
-    : ''
+  const algorithms = properties ? `[algorithms]\ndefault_properties = ${properties}\n` : ''
   return `nodejs_conf = device
 [device]
 providers = providers
-${algorithms}[providers]
+${properties ? 'alg_section = algorithms\n' : ''}${algorithms}[providers]
 default = own
 ${name} = ${name}
 [own]
@@ -304,15 +316,26 @@ ${own}activate = 1
 `
 }
 
+/** What the document tells a device to use is what was used here, but for the architecture. */
+function documented(name, outside) {
+  const used = readFileSync(join(outside, name), 'utf8').replaceAll(
+    /\/usr\/lib\/[^/]+\//g,
+    '/usr/lib/aarch64-linux-gnu/',
+  )
+  return check(`the document has ${name}`, () => {
+    expect(readFileSync(DOCUMENT, 'utf8').includes(used), `it has not:\n${used}`)
+  })
+}
+
 /** The form in which pkcs11-provider reads a URI as a key: SEQUENCE { VisibleString, UTF8String }. */
 function uriPem(uri) {
-  const tlv = (tag, value) => Buffer.concat([Buffer.of(tag, value.length), Buffer.from(value)])
-  const content = Buffer.concat([tlv(0x1a, 'PKCS#11 Provider URI v1.0'), tlv(0x0c, uri)])
-  expect(uri.length < 128, 'a URI of less than 128 bytes')
-  const length = content.length < 128 ? [content.length] : [0x81, content.length]
-  const lines = Buffer.concat([Buffer.of(0x30, ...length), content])
-    .toString('base64')
-    .match(/.{1,64}/g)
+  const tlv = (tag, value) => {
+    const content = Buffer.from(value)
+    const length = content.length < 128 ? [content.length] : [0x81, content.length]
+    return Buffer.concat([Buffer.of(tag, ...length), content])
+  }
+  const der = tlv(0x30, Buffer.concat([tlv(0x1a, 'PKCS#11 Provider URI v1.0'), tlv(0x0c, uri)]))
+  const lines = der.toString('base64').match(/.{1,64}/g)
   return ['-----BEGIN PKCS#11 PROVIDER URI-----', ...lines, '-----END PKCS#11 PROVIDER URI-----', ''].join(
     '\n',
   )
@@ -429,7 +452,7 @@ function compareWithDocument() {
   const text = readFileSync(DOCUMENT, 'utf8')
   writeFileSync(
     DOCUMENT,
-    text.replace(BLOCK, (_, head, tail) => `${head}\n${table}\n\n${measured}\n${tail}`),
+    text.replace(BLOCK, (_, head, tail) => `${head}\n${table}\n\n${measured}\n\n${tail}`),
   )
 }
 
@@ -567,6 +590,7 @@ async function tpmProvider(machine) {
   const module = library('/', 'ossl-modules/tpm2.so')
   writeFileSync(join(machine.outside, 'tpm.cnf'), providerConfiguration('tpm2', module, '', properties))
   await tableRow(machine, way)
+  await documented('tpm.cnf', machine.outside)
 }
 
 /** As a reader runs it. */
