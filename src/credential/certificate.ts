@@ -33,9 +33,19 @@ export function nameOf({ subject }: { subject?: string }): string {
   return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 
-/** Every CN of the subject. Not from its text, in which a value may imitate the separator or the next attribute. */
+/**
+ * Every CN of the subject. Not from its text, in which a value may imitate the separator or the next attribute.
+ *
+ * @throws DpsError CREDENTIAL_KEY_UNSUPPORTED, phase `config`
+ */
 export function commonNamesOf(certificate: X509Certificate): readonly string[] {
-  return ([] as string[]).concat(certificate.toLegacyObject().subject?.CN ?? [])
+  const legacy = certificate.toLegacyObject() as
+    | ReturnType<X509Certificate['toLegacyObject']>
+    | null
+    | undefined
+  // An OpenSSL engine that takes RSA upon itself may make Node give nothing.
+  if (!legacy) throw unsupportedKey('cannot be taken apart by OpenSSL with the engine that is loaded')
+  return ([] as string[]).concat(legacy.subject?.CN ?? [])
 }
 
 /** clientAuth and anyExtendedKeyUsage. */
