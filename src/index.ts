@@ -24,6 +24,15 @@ export {
   type DpsErrorFamily,
   type DpsPhase,
 } from './errors.ts'
+export {
+  type CertificateFacts,
+  type CertificateRequestOptions,
+  type IssuedCertificate,
+  type IssuedCertificateOptions,
+  type IssuedCertificateRequest,
+  type IssuedCertificateStatus,
+  issuedCertificate,
+} from './issued-certificate.ts'
 export type {
   CallOptions,
   ConnectFunction,

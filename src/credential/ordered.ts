@@ -83,6 +83,13 @@ export class OrderedCredentials {
     this.#checkDevice()
   }
 
+  /** Tells a credential what became of what was read of it last; whether it has something else now. */
+  async settled(index: number, error: DpsError | undefined): Promise<boolean> {
+    const [credential, identity] = [this.#all[index]!, this.#read[index]]
+    if (identity === undefined || credential.settled === undefined) return false
+    return (await credential.settled(identity, error)) === true
+  }
+
   /** What was put right in it and has not been said before. */
   newNotices({ fingerprint, notices = [] }: Identity): readonly string[] {
     if (notices.length === 0 || this.#noticed.get(fingerprint)) return []
