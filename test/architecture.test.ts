@@ -147,7 +147,22 @@ describe('the dependency rule', () => {
       'hub/connect.ts provision.ts',
       'hub/connection.ts issuance.ts',
     ])
-    expect(imports.filter((i) => folder(i.to) === 'hub' && folder(i.from) !== 'hub')).toEqual([])
+    // What renews its certificate is handed a connection, and only knows what one is.
+    const known = imports.filter((i) => folder(i.from) === 'renewal' && i.typeOnly)
+    expect(
+      imports.filter((i) => folder(i.to) === 'hub' && folder(i.from) !== 'hub' && !known.includes(i)),
+    ).toEqual([])
+  })
+
+  it('renewal/ is handed what it works with, and comes with issuance alone', () => {
+    const used = imports.filter(
+      (i) => folder(i.from) === 'renewal' && !i.typeOnly && folder(i.to) !== 'renewal',
+    )
+    expect(used.filter((i) => !isLeaf(i.to))).toEqual([])
+    const from = imports.filter(
+      (i) => folder(i.to) === 'renewal' && folder(i.from) !== 'renewal' && !i.typeOnly,
+    )
+    expect(from.map((i) => i.from)).toEqual(['issuance.ts'])
   })
 
   it('MQTT.js is loaded in one file of hub/, and nowhere else', () => {
@@ -218,7 +233,9 @@ describe('what the main entry loads', () => {
     expect(heavy).toEqual([])
     // What only a registration with a signing request needs.
     expect(
-      loaded.filter((name) => /^factory\/|^issuance|certificate-request|issued-chain/.test(name)),
+      loaded.filter((name) =>
+        /^factory\/|^issuance|^renewal\/|certificate-request|issued-chain|protocol\/renewal/.test(name),
+      ),
     ).toEqual([])
     expect(loaded).toContain('tls/dial.ts')
   })

@@ -101,10 +101,14 @@ const LEAST_WAIT_MS: Readonly<Record<number, number>> = { 429: 1000, 500: 300_00
 const CSR_REFUSED =
   'Make a new request: EC P-384, one CN that is the device id, of a curve that the certificate policy allows.'
 
+const MISUNDERSTOOD = 'The hub did not understand the request: report it with the `trackingId`.'
+
 const WAIT = 'Another request of this device is pending: wait for its answer, or give `replace`.'
 
 const BY_CODE: ReadonlyMap<number, readonly [DpsErrorCode, string?]> = new Map([
   [400001, ['BAD_REQUEST', `Connect with the API version ${RENEWAL_API_VERSION} or later.`]],
+  [400004, ['BAD_REQUEST', MISUNDERSTOOD]],
+  [400006, ['BAD_REQUEST', MISUNDERSTOOD]],
   [400037, ['BAD_REQUEST', CSR_REFUSED]],
   [400040, ['BAD_REQUEST', CSR_REFUSED]],
   [403010, ['FORBIDDEN', 'This hub issues no certificates: register with the request instead.']],
