@@ -48,6 +48,8 @@ export class CertificateLifecycle {
   #assignment: HubAssignment | undefined
   #onlyDps = false
   #replace = false
+  /** Whether the hub has answered the request there is: nothing is under way. */
+  #answered = false
   /** The day of renewal is drawn once for each certificate. */
   #due = { fingerprint: '', atMs: 0 }
   #rejection: DpsError | undefined
@@ -76,7 +78,11 @@ export class CertificateLifecycle {
 
   /** Whether a hub may be asked with what there is. */
   async isUsable(): Promise<boolean> {
-    const facts = factsOf(await this.#status())
+    const { certificate, emit } = this.#options
+    const status = await certificate
+      .status()
+      .catch(({ message }: DpsError) => emit({ type: 'warning', message }))
+    const facts = factsOf(status ?? undefined)
     return facts !== undefined && facts.validUntil.getTime() > this.#options.clock.now()
   }
 
@@ -168,12 +174,13 @@ export class CertificateLifecycle {
       try {
         const replace = this.#replace ? { replace: '*' } : {}
         const chain = await hub.requestCertificate({ ...request, ...replace, signal: end.signal })
-        this.#replace = false
+        this.#replace = this.#answered = false
         await this.#install(chain)
         return
       } catch (error) {
         if (signal.aborted || !DpsError.is(error)) throw error
         await this.#giveUp(error)
+        this.#answered = error.family === 'service' || error.family === 'reply'
         this.#replace = error.code === 'CONFLICT'
         if (NOT_AT_THE_HUB.has(error.code) || error.serviceErrorCode === 400001) this.#onlyDps = true
         else if (error.code !== 'NOT_FOUND' && !isOver()) throw error
@@ -208,8 +215,9 @@ export class CertificateLifecycle {
     const { certificate, curve } = this.#options
     const registrationId = await this.#options.registrationId()
     const make = (): Promise<IssuedCertificateRequest> => certificate.createRequest({ registrationId, curve })
-    // From memory, where it could not be stored.
-    return (await this.#kept(make)) ?? make()
+    // From memory, where it could not be stored: then nobody has asked with it.
+    const request = (await this.#kept(make)) ?? { ...(await make()), resume: false }
+    return { ...request, resume: request.resume && !this.#answered }
   }
 
   async #install(chain: readonly string[] | undefined): Promise<void> {
