@@ -51,7 +51,7 @@ export function renewalRetryMs({
   const waitMs =
     leftMs > 0
       ? Math.min(DAY_MS, Math.max(leastMs, leftMs / OF_THE_REST))
-      : Math.min(60, 5 * 2 ** Math.min(failures - 1, 4)) * leastMs
+      : Math.min(60, 5 * 2 ** Math.min(failures - 1, 4)) * MINUTE_MS
   return Math.round(retryAfterMs + waitMs * (0.75 + random / 2))
 }
 
