@@ -53,13 +53,13 @@ const globalProcess: NonNullable<Options['esbuildPlugins']>[number] = {
 }
 
 /**
- * The names inside the functions of other people's packages, which make a sixth of their size, and of the emulator, which runs
- * on no device. What a stack trace shows, the functions and classes of a module, keeps its name.
+ * The names inside the functions of other people's packages, which make a sixth of their size, and of the emulator and the
+ * contract suite, which run on no device. What a stack trace shows, the functions and classes of a module, keeps its name.
  */
 const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
   name: 'shorter-packages',
   setup(build) {
-    const filter = /[\\/]node_modules[\\/].*\.[cm]?js$|[\\/]src[\\/]emulator[\\/].*\.ts$/
+    const filter = /[\\/]node_modules[\\/].*\.[cm]?js$|[\\/]src[\\/](?:emulator|testing)[\\/].*\.ts$/
     build.onLoad({ filter }, async ({ path }) => {
       const { code } = await transform(await readFile(path, 'utf8'), {
         loader: path.endsWith('.ts') ? 'ts' : 'js',

@@ -10,6 +10,7 @@ export { readCertificateRequest } from './credential/certificate-request.ts'
 export { checkIssuedChain } from './credential/issued-chain.ts'
 export { makeCsr } from './factory/make-csr.ts'
 export { CertificateLifecycle } from './renewal/lifecycle.ts'
+export { keepPairs } from './renewal/pairs.ts'
 
 /** What a registration with a certificate signing request needs beside one without. Loaded for it alone. */
 export interface Issuance {
