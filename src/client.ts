@@ -7,6 +7,7 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
+import { inspectCredential } from './credential/inspection.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
 import type { Issuance } from './issuance.ts'
@@ -19,6 +20,7 @@ import type {
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import { registerBody } from './protocol/request.ts'
+import { isClockWrong } from './protocol/response.ts'
 import { registrationResource } from './protocol/sas-token.ts'
 import type { Scope } from './registration/phases.ts'
 import {
@@ -156,9 +158,19 @@ export class ProvisioningClient {
       totalMs: timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1),
       signal,
       emit,
+      explain: (error, index) => this.#explain(error, index),
     })
     if (!credentials.isList) return result
     return { ...result, connection: { ...result.connection, credential: result.credential } }
+  }
+
+  /** A refusal that nothing on the device explains names what can only be seen at the service. */
+  async #explain(error: DpsError, index: number): Promise<DpsError> {
+    const identity = this.#credentials.identities[index]
+    if (error.code !== 'UNAUTHORIZED' || identity === undefined) return error
+    const now = this.#options.clock.now()
+    const { explainRefusal } = await import('./credential/rare.ts')
+    return explainRefusal(error, identity, now, isClockWrong(error.serverTime, now), inspectCredential)
   }
 
   #mayPipeline(choice: TransportChoice): boolean {
@@ -202,6 +214,11 @@ export class ProvisioningClient {
       onWait: (delayMs) => emit({ type: 'waiting-for-clock', delayMs }),
     })
     identity.checkDates(clock.now())
+    if (this.#options.onEvent !== undefined) {
+      for (const message of await this.#credentials.newDoubts(identity, clock.now())) {
+        emit({ type: 'warning', message })
+      }
+    }
     let destroy: (() => void) | undefined
     const session = await transport.open({
       host,

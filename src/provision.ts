@@ -122,7 +122,9 @@ export async function provisionAs(
   }
   const own = () => [...credentials.identities.keys()].flatMap(ownOf)
   for (const identity of credentials.identities) {
-    for (const message of identity ? credentials.newNotices(identity) : []) emit({ type: 'warning', message })
+    if (identity === undefined) continue
+    const doubts = onEvent === undefined ? [] : await credentials.newDoubts(identity, clock.now())
+    for (const message of [...credentials.newNotices(identity), ...doubts]) emit({ type: 'warning', message })
   }
   const memory = await Memory.open(store, own(), clock, emit, signal)
   onContact(memory.contactMs)

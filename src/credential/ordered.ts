@@ -2,6 +2,8 @@ import { DpsError } from '../errors.ts'
 import { LruMap } from '../lru.ts'
 import { checkRegistrationId, sameRegistrationId } from '../protocol/registration-id.ts'
 import type { Credential, Identity } from './credential.ts'
+import { inspectCredential } from './inspection.ts'
+import { doubtAbout } from './material.ts'
 
 /** More contents of a credential than anybody replaces one by. */
 const MAX_NOTICED = 64
@@ -63,7 +65,6 @@ export class OrderedCredentials {
         'CREDENTIAL_UNREADABLE',
         'config',
         `credential[${index}] has the same content as credential[${same}], which has failed`,
-        { hint: 'Give credentials that differ: what was refused once is not presented again.' },
       )
     }
     return identity
@@ -92,9 +93,28 @@ export class OrderedCredentials {
 
   /** What was put right in it and has not been said before. */
   newNotices({ fingerprint, notices = [] }: Identity): readonly string[] {
-    if (notices.length === 0 || this.#noticed.get(fingerprint)) return []
-    this.#noticed.set(fingerprint, true)
-    return notices
+    return notices.length > 0 && this.#isNew(fingerprint) ? notices : []
+  }
+
+  /** What is doubtful in it now and has not been said before; what looks well costs a comparison. Never rejects. */
+  async newDoubts(identity: Identity, now: number): Promise<readonly string[]> {
+    const doubt = doubtAbout(identity, now)
+    const isNew = (subject: string) => this.#isNew(`${identity.fingerprint} ${subject}`)
+    if (doubt === '' || !isNew(doubt)) return []
+    try {
+      const { warningsAbout } = await import('./rare.ts')
+      const warnings = await warningsAbout(identity, now, inspectCredential)
+      return warnings.flatMap(([id, message]) => (isNew(id) ? message : []))
+    } catch {
+      // It must not decide about a registration.
+      return []
+    }
+  }
+
+  #isNew(subject: string): boolean {
+    const isNew = !this.#noticed.get(subject)
+    this.#noticed.set(subject, true)
+    return isNew
   }
 
   async #load(index: number): Promise<Identity> {
@@ -133,14 +153,9 @@ export function errorOfAll(errors: readonly DpsError[]): DpsError {
   const others = errors.flatMap((error, index) =>
     error === last ? [] : `credential[${index}] ${error.code} (${error.message})`,
   )
-  const { retryable, retryAfterMs, serviceErrorCode, trackingId, serverTime, hint } = last
   return new DpsError(last.code, last.phase, last.message, {
-    retryable,
-    retryAfterMs,
-    serviceErrorCode,
-    trackingId,
-    serverTime,
-    hint: `${hint} The other credentials failed too: ${others.join('; ')}.`,
+    ...last,
+    hint: `${last.hint} The other credentials failed too: ${others.join('; ')}.`,
     cause: new AggregateError(errors, 'no credential was of use; `errors` has a reason for each'),
   })
 }

@@ -8,6 +8,7 @@ import { printable } from '../printable.ts'
 import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '../protocol/registration-id.ts'
 import type { OrderedChain } from './chain.ts'
 import { type Credential, type CurveName, constant, type Identity, type TlsIdentity } from './credential.ts'
+import { judge, madeOf } from './material.ts'
 import { checkIterations, MAX_ITERATIONS, readCertificates, readPrivateKey, unreadable } from './pem.ts'
 import { redacting, Secret } from './secret.ts'
 import {
@@ -163,7 +164,7 @@ export function x509(options: X509Options): Credential {
     !options.pkcs12File
   let current: { readonly digest: string; readonly identity: Identity } | undefined
 
-  return Object.freeze({
+  const credential = Object.freeze({
     load: async () => {
       if (fixed && current !== undefined) return current.identity
       let failed: { readonly digest: string; readonly error: unknown } | undefined
@@ -189,6 +190,7 @@ export function x509(options: X509Options): Credential {
       }
     },
   })
+  return madeOf(credential, 'x509', options)
 }
 
 /** What was read, before anything is known about it. */
@@ -336,7 +338,7 @@ async function identify(contents: Contents): Promise<Identity> {
   const { privateKeyEngine, privateKeyIdentifier } = key.tls
   const opaque = privateKeyEngine === undefined ? [] : ['engine', privateKeyEngine, privateKeyIdentifier!]
   const cert = chain.map((certificate) => certificate.toString()).join('')
-  return constant({
+  const identity: Identity = constant({
     registrationId,
     // The key is that of the leaf, so the certificates stand for it, unless it is opaque.
     fingerprint: digestOf(['x509', ...chain.map((certificate) => certificate.raw), ...opaque]),
@@ -348,9 +350,10 @@ async function identify(contents: Contents): Promise<Identity> {
     // The handshake authenticates.
     token: async () => undefined,
   })
+  return judge(identity, chain, periods)
 }
 
-function checkKeyType(leaf: X509Certificate): CurveName | undefined {
+export function checkKeyType(leaf: X509Certificate): CurveName | undefined {
   let key: KeyObject
   try {
     key = leaf.publicKey
@@ -448,11 +451,11 @@ function partsOf(input: PemInput): readonly (string | Uint8Array)[] {
   return typeof input === 'string' || input instanceof Uint8Array ? [input] : [`${input.length}`, ...input]
 }
 
-function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+export function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
   return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
 }
 
-function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+export function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
   try {
     return subject.verify(issuer.publicKey)
   } catch {
@@ -461,7 +464,7 @@ function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean 
   }
 }
 
-function nameOf({ subject }: { subject?: string }): string {
+export function nameOf({ subject }: { subject?: string }): string {
   return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 

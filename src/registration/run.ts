@@ -54,6 +54,8 @@ export interface CallPlan {
   readonly totalMs: number
   readonly signal: AbortSignal | undefined
   readonly emit: (event: DpsEvent) => void
+  /** Says more of an error that ends the call, or the turn of a credential, where the caller can. */
+  readonly explain?: (error: DpsError, credential: number) => Promise<DpsError>
 }
 
 export interface CallResult {
@@ -132,7 +134,7 @@ class Call {
     for (;;) {
       if (effect.name === 'reject') {
         if (this.#stop !== undefined) throw effect.error
-        this.#emit(this.#turns.next(effect.error))
+        this.#emit(this.#turns.next(await this.#explained(effect.error)))
         await this.#close()
         ;[state, effect] = transition({ name: 'idle', step }, { name: 'start-again' }, retry.maxAttempts)
         continue
@@ -146,6 +148,10 @@ class Call {
       if ('error' in event) this.#lastError = event.error
       ;[state, effect] = transition(state, event, retry.maxAttempts)
     }
+  }
+
+  async #explained(error: DpsError): Promise<DpsError> {
+    return (await this.#plan.explain?.(error, this.#turns.index).catch(() => error)) ?? error
   }
 
   async #perform(effect: Effect): Promise<RegistrationEvent> {
