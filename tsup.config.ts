@@ -53,16 +53,14 @@ const globalProcess: NonNullable<Options['esbuildPlugins']>[number] = {
 }
 
 /**
- * The names inside the functions of other people's packages, which make a sixth of their size, and of the emulator and the
- * contract suite, which run on no device. What a stack trace shows, the functions and classes of a module, keeps its name.
+ * The names inside the functions of other people's packages, which make a sixth of their size. What a stack trace shows, the
+ * functions and classes of a module, keeps its name.
  */
 const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
   name: 'shorter-packages',
   setup(build) {
-    const filter = /[\\/]node_modules[\\/].*\.[cm]?js$|[\\/]src[\\/](?:emulator|testing)[\\/].*\.ts$/
-    build.onLoad({ filter }, async ({ path }) => {
+    build.onLoad({ filter: /[\\/]node_modules[\\/].*\.[cm]?js$/ }, async ({ path }) => {
       const { code } = await transform(await readFile(path, 'utf8'), {
-        loader: path.endsWith('.ts') ? 'ts' : 'js',
         minifyIdentifiers: true,
         legalComments: 'none',
         target: 'node20',
@@ -189,9 +187,10 @@ export default defineConfig([
             supported: { 'dynamic-import': false },
           })
           const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
-          if (!/^(?:rare-|emulator\.)/.test(basename(path))) return { code: slimmed }
-          // What is rare turns whatever it meets into an answer, and the emulator stands on a desk, beside its source: no
-          // trace of either comes from the field.
+          if (!/^(?:rare-|asn1-|issuance-|emulator\.|testing\.)/.test(basename(path)))
+            return { code: slimmed }
+          // What is rare turns whatever it meets into an answer, what issues and renews certificates into an error or an event,
+          // and the emulator and the contract suite stand on a desk, beside their source: no trace of any comes from the field.
           const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
           const [names = ''] = /0&&\(module\.exports=[^;]*;\s*$/.exec(slimmed) ?? []
           return { code: (await transform(slimmed, short)).code.trimEnd() + names }

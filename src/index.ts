@@ -34,9 +34,9 @@ export {
   type DpsPhase,
 } from './errors.ts'
 export {
-  type CertificateFacts,
   type CertificateRequestOptions,
   type IssuedCertificate,
+  type IssuedCertificateFacts,
   type IssuedCertificateOptions,
   type IssuedCertificateRequest,
   type IssuedCertificateStatus,

@@ -14,7 +14,7 @@ const KIT = { x509, constant, jsonObject, isCredentialFailure, seal, unseal }
 export type PairKit = typeof KIT
 
 /** What a certificate says. Frozen. */
-export interface CertificateFacts {
+export interface IssuedCertificateFacts {
   readonly commonName: string
   /** Upper-case hex, as `node:crypto` prints it. */
   readonly serialNumber: string
@@ -27,9 +27,9 @@ export interface CertificateFacts {
 /** Where an issued certificate stands. Frozen. */
 export interface IssuedCertificateStatus {
   /** The one that has worked; undefined before the first. */
-  readonly current: CertificateFacts | undefined
+  readonly current: IssuedCertificateFacts | undefined
   /** One that was issued since and has not been used yet. */
-  readonly candidate: CertificateFacts | undefined
+  readonly candidate: IssuedCertificateFacts | undefined
   /** Whether another was asked for, and has not come. */
   readonly requested: boolean
 }
@@ -88,7 +88,7 @@ export interface IssuedCertificate extends Credential {
    * @param chain `issuedCertificateChain`, or what `requestCertificate` resolves with
    * @throws DpsError CERTIFICATE_NOT_ISSUED, ISSUED_CERTIFICATE_INVALID, STORE_FAILED; OPTION_INVALID where none was asked for
    */
-  install(chain: readonly string[] | undefined): Promise<CertificateFacts>
+  install(chain: readonly string[] | undefined): Promise<IssuedCertificateFacts>
   /** The candidate works; the one before is forgotten. Without one nothing happens. @throws DpsError STORE_FAILED */
   confirm(): Promise<void>
   /** The candidate does not work; without one nothing happens. @throws DpsError STORE_FAILED */

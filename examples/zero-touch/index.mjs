@@ -1,5 +1,16 @@
 // A device that leaves the factory with a bootstrap key, gets a certificate of two minutes from the service, and renews it
 // three times while it sends a message each second. It takes some five minutes; ZERO_TOUCH_LIFETIME_S=6 makes lives shorter.
+//
+//     0.0 s  asks for a certificate, with the bootstrap key
+//     2.3 s  ✓ the hub takes certificate 560EE2AD until 07:48:48
+//     2.3 s  sensor-7f3a is on contoso-hub-east.azure-devices.net
+//   101.6 s  asks for a certificate, of the hub
+//   101.7 s  ✓ the hub takes certificate 7D9262E3 until 07:50:28
+//   197.8 s  asks for a certificate, of the hub
+//   197.9 s  ✓ the hub takes certificate 61FAAD13 until 07:52:04
+//   292.2 s  asks for a certificate, of the hub
+//   292.2 s  ✓ the hub takes certificate 54C436CF until 07:53:38
+//   3 renewals, 4 certificates, 290 messages sent, 0 lost
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

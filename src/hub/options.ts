@@ -9,7 +9,7 @@ import {
 import type { Credential } from '../credential/credential.ts'
 import { OrderedCredentials } from '../credential/ordered.ts'
 import { DpsError } from '../errors.ts'
-import type { CertificateFacts } from '../issued-certificate.ts'
+import type { IssuedCertificateFacts } from '../issued-certificate.ts'
 import type {
   ConnectFunction,
   DpsEvent,
@@ -90,17 +90,17 @@ export type HubEvent =
   | {
       /** It came, is what was asked for, and is kept with its key; it is tried with the next connection. */
       readonly type: 'certificate-issued'
-      readonly certificate: CertificateFacts
+      readonly certificate: IssuedCertificateFacts
     }
   | {
       /** The hub has let the device in with it, so the one before is gone. */
       readonly type: 'certificate-in-use'
-      readonly certificate: CertificateFacts
+      readonly certificate: IssuedCertificateFacts
     }
   | {
       /** The hub did not let the device in with it, because of `error`; the device goes on with the one before. */
       readonly type: 'certificate-rejected'
-      readonly certificate: CertificateFacts
+      readonly certificate: IssuedCertificateFacts
       readonly error: DpsError
     }
   | {

@@ -5,8 +5,8 @@ import { DpsError, type DpsErrorCode } from '../errors.ts'
 import type { Hub } from '../hub/connection.ts'
 import type { HubEvent } from '../hub/options.ts'
 import type {
-  CertificateFacts,
   IssuedCertificate,
+  IssuedCertificateFacts,
   IssuedCertificateRequest,
   IssuedCertificateStatus,
 } from '../issued-certificate.ts'
@@ -160,7 +160,7 @@ export class CertificateLifecycle {
     if (this.#rejection !== undefined) throw this.#rejection
   }
 
-  async #renew(hub: Hub, { validUntil }: CertificateFacts, signal: AbortSignal): Promise<void> {
+  async #renew(hub: Hub, { validUntil }: IssuedCertificateFacts, signal: AbortSignal): Promise<void> {
     const { clock, emit } = this.#options
     const isOver = (): boolean => clock.now() >= validUntil.getTime()
     if (!this.#onlyDps && !isOver()) {
@@ -243,12 +243,12 @@ export class CertificateLifecycle {
   }
 }
 
-function factsOf(status: IssuedCertificateStatus | undefined): CertificateFacts | undefined {
+function factsOf(status: IssuedCertificateStatus | undefined): IssuedCertificateFacts | undefined {
   return status?.candidate ?? status?.current
 }
 
 /** Of no certificate, one that has ended. */
-function lifeOf(facts: CertificateFacts | undefined, nowMs: number): Life {
+function lifeOf(facts: IssuedCertificateFacts | undefined, nowMs: number): Life {
   if (facts === undefined) return { fromMs: nowMs - 86_400_000, untilMs: nowMs }
   return { fromMs: facts.validFrom.getTime(), untilMs: facts.validUntil.getTime() }
 }

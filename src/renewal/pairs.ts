@@ -8,9 +8,9 @@ import { checkOptionNames, digestOf } from '../credential/source.ts'
 import { DpsError } from '../errors.ts'
 import { makeCsr } from '../factory/make-csr.ts'
 import type {
-  CertificateFacts,
   CertificateRequestOptions,
   IssuedCertificate,
+  IssuedCertificateFacts,
   PairKit,
 } from '../issued-certificate.ts'
 import { checkRegistrationId } from '../protocol/registration-id.ts'
@@ -221,7 +221,7 @@ const isText = (value: unknown): boolean => typeof value === 'string' && value !
 
 const sameLeaf = (a: Pair | undefined, b: Pair | undefined): boolean => a?.chain[0] === b?.chain[0]
 
-function factsOf({ chain }: Pair): CertificateFacts {
+function factsOf({ chain }: Pair): IssuedCertificateFacts {
   const leaf = new X509Certificate(chain[0]!)
   return Object.freeze({
     commonName: ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])[0] ?? '',

@@ -326,8 +326,7 @@ describe('the store', () => {
     const hanging = memoryStore()
     hanging.read = () => new Promise(() => undefined)
     const loading = expectDpsError(over(hanging).load(), 'CREDENTIAL_UNREADABLE', 'config')
-    await Promise.resolve()
-    await Promise.resolve()
+    await expect.poll(() => clock.pending).toBe(1)
     clock.advance(30_000)
     await loading
     for (const body of [
