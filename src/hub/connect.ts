@@ -245,7 +245,12 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     },
     isVerdict: (error) => VERDICTS.has(error.code),
   }
-  return Hub.open(settings, source, emit, true, lifecycle && ((...all) => lifecycle.run(...all)))
+  if (lifecycle === undefined) return Hub.open(settings, source, emit, true)
+  const watched = (event: HubEvent): void => {
+    emit(event)
+    if (event.type === 'connected') lifecycle.connected()
+  }
+  return Hub.open(settings, source, watched, true, (...all) => lifecycle.run(...all))
 }
 
 function checkIssuance(

@@ -54,6 +54,8 @@ export class CertificateLifecycle {
   #due = { fingerprint: '', atMs: 0 }
   #rejection: DpsError | undefined
   #onNews: () => void = () => undefined
+  /** Ends what the hub was asked for. */
+  #endRequest: () => void = () => undefined
 
   constructor(options: LifecycleOptions) {
     this.#options = options
@@ -69,11 +71,17 @@ export class CertificateLifecycle {
             if (error === undefined) emit({ type: 'certificate-in-use', certificate: before })
             else emit({ type: 'certificate-rejected', certificate: before, error })
             this.#rejection = error
+            // Who was let in has still to begin; a network that is in the way is no news.
+            if (error !== undefined) this.#onNews()
           }
-          this.#onNews()
         }
       },
     } satisfies Credential)
+  }
+
+  /** A connection has begun. */
+  connected(): void {
+    this.#onNews()
   }
 
   /** Whether a hub may be asked with what there is. */
@@ -126,6 +134,8 @@ export class CertificateLifecycle {
   /** One thing that is to be done, or how long there is nothing. */
   async #step(hub: Hub, signal: AbortSignal): Promise<{ waitMs: number; done: boolean }> {
     const { clock, renewAt } = this.#options
+    // What comes of it is told to who asked; here it decides whether there is anything left to do.
+    await this.#issuing?.catch(() => undefined)
     const status = await this.#status()
     const { current, candidate, requested = false } = status ?? {}
     const nowMs = clock.now()
@@ -165,10 +175,12 @@ export class CertificateLifecycle {
     const isOver = (): boolean => clock.now() >= validUntil.getTime()
     if (!this.#onlyDps && !isOver()) {
       const request = await this.#request()
+      if (this.#issuing !== undefined) return
       emit({ type: 'certificate-requested', via: 'hub' })
       // Once it has ended there is another way.
       const end = new AbortController()
       const onAbort = (): void => end.abort(signal.reason)
+      this.#endRequest = onAbort
       signal.addEventListener('abort', onAbort)
       const disarm = clock.after(validUntil.getTime() - clock.now(), onAbort)
       try {
@@ -179,6 +191,8 @@ export class CertificateLifecycle {
         return
       } catch (error) {
         if (signal.aborted || !DpsError.is(error)) throw error
+        // Another has been issued meanwhile, since the hub took this one no longer.
+        if (end.signal.aborted && !isOver()) return
         await this.#giveUp(error)
         this.#answered = error.family === 'service' || error.family === 'reply'
         this.#replace = error.code === 'CONFLICT'
@@ -194,6 +208,7 @@ export class CertificateLifecycle {
 
   async #issue(signal: AbortSignal): Promise<HubAssignment> {
     const { register, emit } = this.#options
+    this.#endRequest()
     try {
       const { csr } = await this.#request()
       emit({ type: 'certificate-requested', via: 'dps' })

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { afterEach, describe, expect, it } from 'vitest'
 import { symmetricKey } from '../../../src/credential/sas.ts'
 import { x509 } from '../../../src/credential/x509.ts'
@@ -8,6 +9,7 @@ import {
   provisionAndConnect,
 } from '../../../src/hub/index.ts'
 import { issuedCertificate } from '../../../src/issued-certificate.ts'
+import { provision } from '../../../src/provision.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
 import { StepClock } from '../../support/step-clock.ts'
 import { type MemoryStore, memoryStore } from '../assignment/records.ts'
@@ -393,6 +395,93 @@ describe('a renewal that fails', () => {
   })
 })
 
+describe('a network that fails', () => {
+  it('between the certificate and its first use is waited out as ever, and no storm is made', async () => {
+    await start()
+    const hub = await boot(disk(), { retry: { baseDelayMs: 60_000, maxDelayMs: 60_000 } })
+    const waiting = stage.next('reconnecting')
+    stage.emulator.faults.add({ at: 'accept', do: 'reset' })
+    clock.advance(DUE)
+    const { delayMs } = await waiting
+    for (let turn = 0; turn < 200; turn++) await new Promise(setImmediate)
+    expect(stage.of('reconnecting')).toHaveLength(1)
+    expect(stage.of('certificate-issued')).toHaveLength(2)
+    const sending = hub.sendTelemetry('x')
+    await renewed(delayMs)
+    await sending
+    expect(presented().at(-1)).toBe(1)
+  })
+
+  it('while it is to be renewed, until the end, has the device register with the bootstrap key', async () => {
+    await start()
+    const hub = await boot(disk(), { retry: { baseDelayMs: 20 * MINUTE, maxDelayMs: 20 * MINUTE } })
+    const waiting = stage.next('reconnecting')
+    stage.emulator.hub.disconnect(ID)
+    expect((await waiting).delayMs).toBe(10 * MINUTE)
+    const asked = stage.next('certificate-requested')
+    clock.advance(DUE)
+    expect((await asked).via).toBe('hub')
+    await renewed(LIFE - DUE)
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'dps'])
+    expect(failures()).toEqual([])
+  })
+
+  it('at a hub that takes the certificate no longer, before it was renewed, makes one new certificate and no two', async () => {
+    await start()
+    const hub = await boot()
+    stage.emulator.faults.add({ at: 'renew', do: 'ignore' })
+    const asked = stage.next('certificate-requested')
+    clock.advance(DUE)
+    await asked
+    await hub.twin.get()
+    stage.emulator.issuance.revoke({ registrationId: ID })
+    const inUse = stage.next('certificate-in-use')
+    stage.emulator.hub.disconnect(ID)
+    await inUse
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'dps'])
+    expect(failures()).toEqual([])
+    await renewed()
+    expect(via()).toEqual(['dps', 'dps', 'hub'])
+  })
+})
+
+describe('by hand', () => {
+  it('the certificate is asked for in a registration, kept, tried, and used first of a list', async () => {
+    await start()
+    const on = disk()
+    const certificate = issuedCertificate({ store: on.certificate, clock })
+    const credential = [certificate, symmetricKey({ registrationId: ID, key: KEY })]
+    const common = { ...stage.emulator.clientOptions(), store: on.assignment, clock, credential }
+    const register = async () => {
+      const { csr } = await certificate.createRequest({ registrationId: ID, curve: 'P-256' })
+      const assignment = await provision({ ...common, mode: 'always', csr })
+      await certificate.install(assignment.issuedCertificateChain)
+      return assignment
+    }
+    const assignment = await register()
+    const hub = await stage.connect({ credential, clock }, assignment)
+    await hub.sendTelemetry('x')
+    expect(await certificate.status()).toMatchObject({ current: {}, candidate: undefined, requested: false })
+    expect(hub.connection.credential).toBe(0)
+    // Nobody else renews it.
+    expect(stage.of('certificate-expires')).toHaveLength(1)
+
+    await register()
+    stage.emulator.faults.add({ at: 'hub-connect', do: { refuse: 5 } })
+    const back = stage.next('connected')
+    stage.emulator.hub.disconnect(ID)
+    await back
+    // Back with the one before, at once, and not with the bootstrap key.
+    expect(presented()).toEqual([undefined, 0, 0, 1, 0])
+    expect(hub.connection.credential).toBe(0)
+    expect(await certificate.status()).toMatchObject({ candidate: undefined })
+    // The assignment counts, whichever of them it was made with.
+    expect(await provision({ ...common, mode: 'if-needed' })).toMatchObject({ source: 'store' })
+  })
+})
+
 describe('the first certificate', () => {
   it.each(['no-chain', 'wrong-key', 'expired', 'broken-chain'] as const)(
     'that does not come (%s) is asked for again within an hour, and not at once',
@@ -479,6 +568,14 @@ describe('a device that is killed', () => {
       await hub.close()
     }
     expect(received()).toEqual(moments.map((_, at) => `after ${at}`))
+    const keys = moments.flatMap(({ certificate }) =>
+      [...String(certificate).matchAll(/BEGIN PRIVATE KEY-----\\n[^\\]+\\n([^\\]{40})/g)].map(
+        (found) => found[1]!,
+      ),
+    )
+    expect(new Set(keys).size).toBe(4)
+    const told = inspect(stage.events, { depth: 20, showHidden: true }) + JSON.stringify(stage.events)
+    for (const key of keys) expect(told).not.toContain(key)
   })
 
   it.each(['certificate-requested', 'certificate-issued', 'renewing', 'certificate-in-use'] as const)(
