@@ -110,7 +110,7 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         })
         // Not reached either: the command sends no signing request.
         build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
-          kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
+          kind === 'dynamic-import' && /[\\/]load-issuance\.ts$/.test(importer) ? library : undefined,
         )
       },
     },

@@ -74,7 +74,7 @@ export const ERROR_CODES = facts({
   CREDENTIAL_NOT_ISSUED: {
     family: 'usage',
     retryable: false,
-    hint: 'Name a bootstrap credential after this one, and register with a certificate signing request.',
+    hint: 'Name a bootstrap credential after this one, and register with a `csr`.',
   },
   SAS_KEY_INVALID: {
     family: 'usage',

@@ -4,6 +4,7 @@ import { type Credential, constant, type Identity } from './credential/credentia
 import { checkOptionNames } from './credential/source.ts'
 import { x509 } from './credential/x509.ts'
 import { DpsError } from './errors.ts'
+import { loadIssuance } from './load-issuance.ts'
 import { jsonObject } from './protocol/response.ts'
 import { isCredentialFailure } from './registration/fallback.ts'
 import { seal, unseal } from './sealed.ts'
@@ -12,6 +13,18 @@ import { seal, unseal } from './sealed.ts'
 const KIT = { x509, constant, jsonObject, isCredentialFailure, seal, unseal }
 
 export type PairKit = typeof KIT
+
+const METHODS = [
+  'load',
+  'settled',
+  'status',
+  'createRequest',
+  'install',
+  'confirm',
+  'reject',
+  'abandon',
+] as const
+type Methods = Record<(typeof METHODS)[number], (...given: unknown[]) => unknown>
 
 /** What a certificate says. Frozen. */
 export interface IssuedCertificateFacts {
@@ -117,18 +130,15 @@ export function issuedCertificate(options: IssuedCertificateOptions): IssuedCert
   }
   let pairs: Promise<IssuedCertificate> | undefined
   const kept = (): Promise<IssuedCertificate> => {
-    pairs ??= import('./issuance.ts').then(({ keepPairs }) => keepPairs(store, clock, KIT))
+    pairs ??= loadIssuance().then(({ keepPairs }) => keepPairs(store, clock, KIT))
     return pairs
   }
-  return Object.freeze({
-    load: async () => (await kept()).load(),
-    settled: async (identity: Identity, error: DpsError | undefined) =>
-      (await kept()).settled(identity, error),
-    status: async () => (await kept()).status(),
-    createRequest: async (wanted: CertificateRequestOptions) => (await kept()).createRequest(wanted),
-    install: async (chain: readonly string[] | undefined) => (await kept()).install(chain),
-    confirm: async () => (await kept()).confirm(),
-    reject: async () => (await kept()).reject(),
-    abandon: async () => (await kept()).abandon(),
-  })
+  return Object.freeze(
+    Object.fromEntries(
+      METHODS.map((name) => [
+        name,
+        async (...given: unknown[]) => ((await kept()) as unknown as Methods)[name](...given),
+      ]),
+    ),
+  ) as unknown as IssuedCertificate
 }

@@ -143,9 +143,9 @@ describe('the dependency rule', () => {
     // Its own composition root alone sees that of provisioning.
     expect([...new Set(wrong.map((i) => `${i.from} ${i.to}`))].sort()).toEqual([
       'hub/connect.ts client.ts',
-      'hub/connect.ts issuance.ts',
+      'hub/connect.ts load-issuance.ts',
       'hub/connect.ts provision.ts',
-      'hub/connection.ts issuance.ts',
+      'hub/connection.ts load-issuance.ts',
     ])
     // What renews its certificate is handed a connection, and only knows what one is.
     const known = imports.filter((i) => folder(i.from) === 'renewal' && i.typeOnly)

@@ -34,6 +34,10 @@ export class OrderedCredentials {
     return this.#all.length
   }
 
+  at(index: number): Credential {
+    return this.#all[index]!
+  }
+
   /** As they were read last, by index. */
   get identities(): readonly (Identity | undefined)[] {
     return this.#read
@@ -82,13 +86,6 @@ export class OrderedCredentials {
       throw errors.length > 1 && errors.every(DpsError.is) ? errorOfAll(errors) : errors.at(-1)
     }
     this.#checkDevice()
-  }
-
-  /** Tells a credential what became of what was read of it last; whether it has something else now. */
-  async settled(index: number, error: DpsError | undefined): Promise<boolean> {
-    const [credential, identity] = [this.#all[index]!, this.#read[index]]
-    if (identity === undefined || credential.settled === undefined) return false
-    return (await credential.settled(identity, error)) === true
   }
 
   /** What was put right in it and has not been said before. */

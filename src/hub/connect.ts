@@ -6,9 +6,10 @@ import type { Credential } from '../credential/credential.ts'
 import { OrderedCredentials } from '../credential/ordered.ts'
 import { DpsError } from '../errors.ts'
 import type { IssuedCertificate } from '../issued-certificate.ts'
+import { loadIssuance } from '../load-issuance.ts'
 import type { DpsEvent, TransportChoice } from '../options/options.ts'
 import { object, refuseUnknown } from '../options/resolve.ts'
-import { RENEWAL_API_VERSION } from '../protocol/issuance.ts'
+import { RENEWAL_API_VERSION } from '../protocol/renewal.ts'
 import { type ProvisionMode, type ProvisionOptions, provisionAs, VERDICTS } from '../provision.ts'
 import { isCredentialFailure } from '../registration/fallback.ts'
 import type { CertificateLifecycle } from '../renewal/lifecycle.ts'
@@ -158,7 +159,7 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
   let lifecycle: CertificateLifecycle | undefined
   if (issuance !== undefined) {
     const { curve, renewAt, certificate } = checkIssuance(issuance, options)
-    lifecycle = new (await import('../issuance.ts')).CertificateLifecycle({
+    lifecycle = new (await loadIssuance()).CertificateLifecycle({
       certificate,
       curve,
       renewAt,

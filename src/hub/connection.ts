@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { type HubAssignment, type HubTarget, type HubTransportName, hubToken } from '../assignment/hub.ts'
 import { checkClock } from '../clock-check.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
+import { loadIssuance } from '../load-issuance.ts'
 import { object } from '../options/resolve.ts'
 import {
   commandFilter,
@@ -11,8 +12,7 @@ import {
   TWIN_RESPONSE_FILTER,
   telemetryTopic,
 } from '../protocol/hub-wire.ts'
-import { RENEWAL_API_VERSION } from '../protocol/issuance.ts'
-import { CERTIFICATE_FILTER, isRequestId, mayRenew } from '../protocol/renewal.ts'
+import { CERTIFICATE_FILTER, isRequestId, mayRenew, RENEWAL_API_VERSION } from '../protocol/renewal.ts'
 import { CredentialTurns, mayFallBack } from '../registration/fallback.ts'
 import { PhaseTracker, type Scope } from '../registration/phases.ts'
 import { backoffCeilingMs } from '../registration/schedule.ts'
@@ -401,7 +401,7 @@ export class Hub implements HubConnection {
       throw invalid('replace', "must be '*' or the id of a request")
     }
     if (checkSignal(signal)?.aborted) throw cancelled(signal!.reason, 'hub')
-    const { readCertificateRequest, checkIssuedChain } = await import('../issuance.ts')
+    const { readCertificateRequest, checkIssuedChain } = await loadIssuance()
     const { publicKey, wireFor } = readCertificateRequest(csr)
     const names = [...new Set([this.#registrationId, deviceId])]
     const request = { deviceId, csr: wireFor(this.#registrationId), requestId, replace, resumed: resume }
@@ -608,8 +608,11 @@ export class Hub implements HubConnection {
 
   /** Whether the credential has another identity in place of the one that failed. */
   async #settled(credential: number, error: DpsError | undefined): Promise<boolean> {
+    const { credentials } = this.#settings
+    const identity = credentials.identities[credential]
+    if (identity === undefined) return false
     try {
-      return await this.#settings.credentials.settled(credential, error)
+      return (await credentials.at(credential).settled?.(identity, error)) === true
     } catch (thrown) {
       this.#emit({ type: 'store-failed', error: asDpsError(thrown) })
       return false

@@ -7,9 +7,6 @@
 /** The first device API version that takes a certificate signing request and is not dead. */
 export const ISSUANCE_API_VERSION = '2025-07-01-preview'
 
-/** The first device API version of a hub that renews certificates. */
-export const RENEWAL_API_VERSION = '2025-08-01-preview'
-
 /** Most characters of a request in base64: 8 KB. */
 export const MAX_CSR_CHARACTERS = 8192
 
@@ -23,7 +20,3 @@ export const csrMember = (csr: string): string => `,"csr":"${csr}"`
 /** What the reply carries, not yet believed: an array of base64; null or absent where none was issued. */
 export const issuedChainOf = (registrationState: unknown): unknown =>
   (registrationState as { issuedCertificateChain?: unknown }).issuedCertificateChain
-
-/** What a hub answers with, not yet believed: `certificates` of an object, or the list itself; both have been seen. */
-export const certificatesOf = (body: unknown): unknown =>
-  Array.isArray(body) ? body : (body as { certificates?: unknown } | null)?.certificates

@@ -1,6 +1,6 @@
 import { DpsError, type DpsErrorCode } from '../errors.ts'
 import { printable } from '../printable.ts'
-import { certificatesOf, csrMember, RENEWAL_API_VERSION } from './issuance.ts'
+import { csrMember } from './issuance.ts'
 import { jsonValue, tryJsonObject } from './response.ts'
 import { parseRetryAfter } from './retry-after.ts'
 import { classifyRefusal } from './status.ts'
@@ -11,6 +11,9 @@ import { classifyRefusal } from './status.ts'
  *
  * https://learn.microsoft.com/azure/iot-hub/iot-concepts-certificate-renewal
  */
+
+/** The first device API version of a hub that knows of it. */
+export const RENEWAL_API_VERSION = '2025-08-01-preview'
 
 /** The subscription for answers, which comes before the request. */
 export const CERTIFICATE_FILTER = '$iothub/credentials/res/#'
@@ -62,7 +65,11 @@ export function parseCertificateReply(
   body: Uint8Array,
 ): CertificateReply {
   if (status === 202) return { kind: 'accepted' }
-  if (status === 200) return { kind: 'issued', elements: certificatesOf(jsonValue(body)) }
+  if (status === 200) {
+    // Both have been seen: an object, and the list itself.
+    const value = jsonValue(body) as { certificates?: unknown } | null
+    return { kind: 'issued', elements: Array.isArray(value) ? value : value?.certificates }
+  }
   if (status < 300) {
     throw new DpsError(
       'REPLY_MALFORMED',
