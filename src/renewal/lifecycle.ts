@@ -125,7 +125,6 @@ export class CertificateLifecycle {
         delayMs = renewalRetryMs({ life, nowMs: clock.now(), failures, retryAfterMs, random: clock.random() })
         emit({ type: 'certificate-renewal-failed', error, delayMs, validUntil: new Date(life.untilMs) })
       }
-      // In parts: the clock may be set meanwhile, and an end of life must not be slept through.
       await clock.sleep(delayMs, signal).catch(() => undefined)
     }
     signal.removeEventListener('abort', onAbort)

@@ -331,6 +331,43 @@ describe('a renewal that fails', () => {
     expect(delayMs).toBe(atLeast + (LIFE - DUE) / 6)
   })
 
+  it.each([404_001, 400_001, 403_000])(
+    'by %i at the hub is done by registering, at once',
+    async (errorCode) => {
+      await start()
+      const hub = await boot()
+      const status = Math.floor(errorCode / 1000)
+      stage.emulator.faults.add({ at: 'renew', do: { reply: { status, errorCode, message: 'no' } } })
+      await renewed()
+      await hub.sendTelemetry('x')
+      expect(via()).toEqual(['dps', 'dps'])
+      expect(failures()).toEqual([])
+      // A device that the hub did not know is known to it again; the others mean all requests.
+      await renewed()
+      expect(via()).toEqual(['dps', 'dps', errorCode === 404_001 ? 'hub' : 'dps'])
+    },
+  )
+
+  it('by a subscription that is refused is done by registering', async () => {
+    await start()
+    await boot()
+    stage.emulator.faults.add({ at: 'hub-subscribe', do: 'refuse' })
+    await renewed()
+    expect(via()).toEqual(['dps', 'dps'])
+  })
+
+  it('in a registration too is told, and the next is tried by registering alone', async () => {
+    await start({ hubRenewal: { supported: false } })
+    const hub = await boot()
+    stage.emulator.faults.add({ at: 'issue', do: 'wrong-key' })
+    const delayMs = await failed()
+    expect(failures()).toMatchObject([{ error: { code: 'ISSUED_CERTIFICATE_INVALID' } }])
+    await hub.sendTelemetry('x')
+    await renewed(delayMs)
+    expect(stage.of('certificate-requested').map((event) => event.via)).toEqual(['dps', 'hub', 'dps', 'dps'])
+    expect(registrations()).toBe(3)
+  })
+
   it('by a request that is pending elsewhere takes its place the next time', async () => {
     await start()
     await boot()
