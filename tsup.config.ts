@@ -118,7 +118,7 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         })
         // Not reached either: the command sends no signing request.
         build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
-          kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
+          kind === 'dynamic-import' && /[\\/]load-issuance\.ts$/.test(importer) ? library : undefined,
         )
       },
     },
@@ -195,9 +195,10 @@ export default defineConfig([
             supported: { 'dynamic-import': false },
           })
           const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
-          if (!/^(?:rare-|emulator\.)/.test(basename(path))) return { code: slimmed }
-          // What is rare turns whatever it meets into an answer, and the emulator stands on a desk, beside its source: no
-          // trace of either comes from the field.
+          if (!/^(?:rare-|asn1-|issuance-|emulator\.|testing\.)/.test(basename(path)))
+            return { code: slimmed }
+          // What is rare turns whatever it meets into an answer, what issues and renews certificates into an error or an event,
+          // and the emulator and the contract suite stand on a desk, beside their source: no trace of any comes from the field.
           const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
           const [names = ''] = /0&&\(module\.exports=[^;]*;\s*$/.exec(slimmed) ?? []
           return { code: (await transform(slimmed, short)).code.trimEnd() + names }

@@ -35,7 +35,7 @@ function importsOf(file: string): Import[] {
 
 const imports = files.flatMap(importsOf)
 const isLeaf = (name: string) =>
-  /^(errors|clock|clock-check|distinguished-name|iso-time|lru|printable|release)\.ts$/.test(name) ||
+  /^(errors|clock|clock-check|distinguished-name|iso-time|lru|printable|release|sealed)\.ts$/.test(name) ||
   name.startsWith('protocol/') ||
   name === '../package.json'
 const folder = (name: string) => (name.includes('/') ? name.slice(0, name.indexOf('/')) : '')
@@ -143,9 +143,27 @@ describe('the dependency rule', () => {
     // Its own composition root alone sees that of provisioning.
     expect([...new Set(wrong.map((i) => `${i.from} ${i.to}`))].sort()).toEqual([
       'hub/connect.ts client.ts',
+      'hub/connect.ts load-issuance.ts',
       'hub/connect.ts provision.ts',
+      'hub/connection.ts load-issuance.ts',
     ])
-    expect(imports.filter((i) => folder(i.to) === 'hub' && folder(i.from) !== 'hub')).toEqual([])
+    // What renews its certificate is handed a connection, and only knows what one is.
+    const known = imports.filter((i) => folder(i.from) === 'renewal' && i.typeOnly)
+    expect(
+      imports.filter((i) => folder(i.to) === 'hub' && folder(i.from) !== 'hub' && !known.includes(i)),
+    ).toEqual([])
+  })
+
+  it('renewal/ is handed what it works with, but credentials and requests, and comes with issuance alone', () => {
+    const used = imports.filter(
+      (i) => folder(i.from) === 'renewal' && !i.typeOnly && !i.to.startsWith('node:') && !isLeaf(i.to),
+    )
+    const allowed = new Set(['renewal', 'credential', 'factory'])
+    expect(used.filter((i) => !allowed.has(folder(i.to)))).toEqual([])
+    const from = imports.filter(
+      (i) => folder(i.to) === 'renewal' && folder(i.from) !== 'renewal' && !i.typeOnly,
+    )
+    expect([...new Set(from.map((i) => i.from))]).toEqual(['issuance.ts'])
   })
 
   it('MQTT.js is loaded in one file of hub/, and nowhere else', () => {
@@ -216,7 +234,9 @@ describe('what the main entry loads', () => {
     expect(heavy).toEqual([])
     // What only a registration with a signing request needs.
     expect(
-      loaded.filter((name) => /^factory\/|^issuance|certificate-request|issued-chain/.test(name)),
+      loaded.filter((name) =>
+        /^factory\/|^issuance|^renewal\/|certificate-request|issued-chain|protocol\/renewal/.test(name),
+      ),
     ).toEqual([])
     expect(loaded).toContain('tls/dial.ts')
   })

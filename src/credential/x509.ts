@@ -339,6 +339,7 @@ async function identify(contents: Contents): Promise<Identity> {
     tls: redacting<TlsIdentity>({ cert, ...key.tls }, ['key', 'passphrase', 'privateKeyIdentifier']),
     ...(keyCurve === undefined ? {} : { keyCurve }),
     ...(notices.length === 0 ? {} : { notices: Object.freeze(notices) }),
+    validUntilMs: Math.min(...periods.map(({ untilMs }) => untilMs)),
     checkDates: (nowMs: number) => checkDates(periods, nowMs),
     // The handshake authenticates.
     token: async () => undefined,
