@@ -92,9 +92,9 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
       name: 'library',
       setup(build) {
         const library = { path: './index.cjs', external: true }
-        build.onResolve({ filter: /(?:index|commands)\.ts$/ }, ({ path, importer, kind }) => {
+        build.onResolve({ filter: /(?:index|commands|emulate)\.ts$/ }, ({ path, importer, kind }) => {
           if (kind !== 'dynamic-import' || !/[\\/]src[\\/]cli[\\/]/.test(importer)) return undefined
-          const [, name] = /(factory|emulator|commands)(?:\/index)?\.ts$/.exec(path) ?? []
+          const [, name] = /(factory|emulator|commands|emulate)(?:\/index)?\.ts$/.exec(path) ?? []
           return name === undefined ? library : { path: `./${name}.cjs`, external: true }
         })
         // Not reached: the command brings its one transport, and the library has these by itself.
@@ -187,4 +187,5 @@ export default defineConfig([
   { ...shared, format: ['cjs'], dts: { only: true } },
   command({ 'dps-device': 'src/cli/bin.ts' }, true),
   command({ commands: 'src/cli/commands.ts' }, false),
+  command({ emulate: 'src/cli/emulator/emulate.ts' }, false),
 ])

@@ -1,0 +1,95 @@
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import type { EmulatorEvent } from '../../emulator/index.ts'
+import type { ExitCode } from '../exit-codes.ts'
+import { writePrivate } from '../files.ts'
+import { hold, type Kit, kit } from '../kit.ts'
+import type { Options } from '../options.ts'
+import type { Output } from '../output.ts'
+import { enroll, hubsOf, planOf } from './enrollments.ts'
+import { parseFault } from './faults.ts'
+import { connectionOf, eventJson, eventText } from './log.ts'
+
+const GREEN = 32
+const RED = 31
+const DEFAULT_HUB = 'emulated-hub.azure-devices.net'
+
+/** Runs the emulator until a signal ends it; then nothing is left of it. */
+export function emulate(handed: Kit, options: Options, output: Output): Promise<ExitCode> {
+  hold(handed)
+  return kit.perform(options, output, async (listen) => {
+    const { FAULT_ACTIONS, readClientHello, startEmulator } = await import('../../emulator/index.ts')
+    const json = kit.flag(options, 'json')
+    const quiet = kit.flag(options, 'quiet')
+    const enrollments = options.get('enrollments')
+    const plan = planOf(kit.jsonOf(options, 'enrollments'), enrollments?.as ?? '')
+    const fault = options.get('fault')
+    const faults = ((fault?.value ?? []) as readonly string[]).map((text) =>
+      parseFault(text, FAULT_ACTIONS, fault!.as),
+    )
+    const hubs = [...((options.get('hub')?.value ?? [DEFAULT_HUB]) as readonly string[]), ...hubsOf(plan)]
+    const { systemClock: clock } = kit
+    const signal = listen()
+    const onEvent = (event: EmulatorEvent) => {
+      const now = clock.now()
+      if (json) return output.result(JSON.stringify(eventJson(event, now, readClientHello)))
+      if (quiet) return undefined
+      const [text, tone] = eventText(event, readClientHello)
+      const id = connectionOf(event)
+      const line = `${kit.isoTime(now).slice(11, 23)} ${id === undefined ? '' : `#${id} `}${kit.printable(text, 2000)}`
+      return output.result(tone === undefined ? line : output.tint(tone === 'good' ? GREEN : RED, line))
+    }
+    if (!quiet) output.progress('making certificates …')
+    const dir = kit.text(options, 'dir')
+    const emulator = await startEmulator({
+      port: kit.number(options, 'port') ?? 0,
+      hubs: [...new Set(hubs)],
+      assigning: {
+        polls: kit.number(options, 'polls') ?? 1,
+        retryAfterSeconds: kit.number(options, 'retry-after') ?? 3,
+      },
+      onEvent,
+      ...kit.given('idScope', kit.text(options, 'id-scope')),
+    })
+    const folder = resolve(dir ?? mkdtempSync(join(tmpdir(), 'dps-emulator-')))
+    try {
+      if (dir !== undefined) mkdirSync(folder, { recursive: true, mode: 0o700 })
+      const force = kit.flag(options, 'force')
+      const root = join(folder, 'root.pem')
+      writePrivate(root, '--dir', emulator.roots[0], force)
+      const devices = await enroll(emulator, plan, folder, force, kit.flag(options, 'issue'))
+      for (const spec of faults) emulator.faults.add(spec)
+      const { idScope, address, port } = emulator
+      const where = ['--id-scope', idScope, '--connect-to', address, '--port', `${port}`, '--roots', 'none']
+      const commandOf = (own: readonly string[]) =>
+        ['dps-device', 'register', ...where, '--extra-root', root, ...own].map(quoted).join(' ')
+      output.clear()
+      if (json) {
+        const ready = devices.map(({ registrationId, options: own }) => ({
+          registrationId,
+          command: commandOf(own),
+        }))
+        output.result(JSON.stringify({ type: 'ready', idScope, address, port, root, devices: ready }))
+      } else if (!quiet) {
+        output.result(
+          `The emulator listens on ${address}:${port}, for MQTT, MQTT over WebSocket and HTTPS. Its root: ${root}
+${devices.map(({ registrationId, options: own }) => `\n${output.strong(kit.printable(registrationId))}\n  ${kit.printable(commandOf(own), 2000)}\n`).join('')}
+Ctrl-C ends it.\n`,
+        )
+      }
+      await new Promise<void>((done) => {
+        if (signal.aborted) done()
+        signal.addEventListener('abort', () => done())
+      })
+      return kit.EXIT.ok
+    } finally {
+      if (dir === undefined) rmSync(folder, { recursive: true, force: true })
+      await emulator.close()
+    }
+  })
+}
+
+/** As a shell takes it. */
+const quoted = (word: string): string =>
+  /^[\w./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`

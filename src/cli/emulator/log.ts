@@ -1,0 +1,76 @@
+import type { EmulatorEvent, PacketRecord, readClientHello } from '../../emulator/index.ts'
+import { kit } from '../kit.ts'
+
+type Read = typeof readClientHello
+
+/** An event as one object that JSON can hold; a ClientHello as what it says. */
+export function eventJson(event: EmulatorEvent, at: number, read: Read): Record<string, unknown> {
+  const time = kit.isoTime(at)
+  if (event.type !== 'client-hello') return { time, ...event }
+  const { bytes, ...rest } = event
+  return { time, ...rest, ...read(bytes) }
+}
+
+function packetText(packet: PacketRecord): string {
+  const { direction, type, clientId, topic, topics, returnCode, status, method, target } = packet
+  const proof = packet.passwordPresent || packet.authorizationPresent ? 'token redacted' : undefined
+  const filters = topics?.map(({ filter }) => filter).join(' ')
+  const code = returnCode === undefined ? undefined : `code ${returnCode}`
+  const said = [method, target, status, clientId, topic, filters, code, proof].filter(
+    (part) => part !== undefined,
+  )
+  return `${direction === 'in' ? '→' : '←'} ${type}${said.length === 0 ? '' : ` ${said.join(' ')}`}`
+}
+
+/** An event in a line, and whether it is a good or a bad one; undefined for what need not be said. */
+export function eventText(event: EmulatorEvent, read: Read): readonly [text: string, tone?: 'good' | 'bad'] {
+  switch (event.type) {
+    case 'connection-opened':
+      return [`TCP, to port ${event.port}`]
+    case 'client-hello': {
+      const { versions, suites, groups, serverName, ticket } = read(event.bytes)
+      return [
+        `ClientHello ${versions.join(' ')} for ${serverName ?? 'no name'}: ${suites.join(' ')}; ${groups.join(' ')}${ticket ? '; session ticket' : ''}`,
+      ]
+    }
+    case 'handshake-done': {
+      const { protocol, cipher, resumed, clientCertificate } = event
+      const who =
+        clientCertificate === undefined ? 'no certificate' : `certificate ${clientCertificate.subject}`
+      return [`TLS ${protocol}, ${cipher}, ${resumed ? 'resumed' : 'full'}, ${who}`, 'good']
+    }
+    case 'handshake-failed':
+      return [`TLS failed: ${event.code}`, 'bad']
+    case 'packet':
+      return [packetText(event.packet)]
+    case 'refused':
+      return [`refused ${event.registrationId}: ${event.reason}`, 'bad']
+    case 'violation':
+      return [`violation: ${event.rule}`, 'bad']
+    case 'fault':
+      return [`fault at ${event.point.at}: ${event.actions.join(', ')}`, 'bad']
+    case 'registration': {
+      const { registrationId, assignedHub, deviceId, substatus } = event.registration
+      return [`${registrationId} is assigned to ${assignedHub} as ${deviceId}, ${substatus}`, 'good']
+    }
+    case 'certificate-issued':
+      return [`a certificate is issued for ${event.certificate.registrationId}`, 'good']
+    case 'telemetry':
+      return ['telemetry']
+    case 'hub-connected':
+      return [`${event.clientId} is connected to ${event.hub}`, 'good']
+    case 'hub-disconnected':
+      return [
+        `${event.clientId} is disconnected from ${event.hub}${event.reason === undefined ? '' : `: ${event.reason}`}`,
+      ]
+    default:
+      return ['closed']
+  }
+}
+
+/** The connection that an event is about; a certificate or telemetry tells of none. */
+export function connectionOf(event: EmulatorEvent): number | undefined {
+  if ('connectionId' in event) return event.connectionId
+  if (event.type === 'packet') return event.packet.connectionId
+  return event.type === 'fault' ? event.point.connectionId : undefined
+}
