@@ -8,7 +8,7 @@ export const emulator = (): Verb => ({
 it is asked, and commands that register a device with it. Keys and roots are of this run only.
 
   dps-device emulator
-  dps-device emulator --page 8080 --fault register=429 --fault 'poll=silence*2@press-42'
+  dps-device emulator --fault register=429 --fault 'poll=silence*2@press-42'
   dps-device emulator --config emulator.json --dir emulated --json
 
 The file may hold what is to be enrolled (nothing else is then), in "enrollments", beside the options:
@@ -19,11 +19,25 @@ The file may hold what is to be enrolled (nothing else is then), in "enrollments
 Keys and certificates that are not given are made. Each may also have hub, payload, reprovisioning (migrate, reset or
 never), enabled, issuance ({} for 30 days), a device deviceId, and a group the devices to make ready.
 
-A fault is STEP=ACTION[+ACTION…][*TIMES][@REGISTRATION-ID]; TIMES is a number or forever, and 1 if left out. Steps:
-  accept client-hello handshake upgrade connect subscribe register register-reply poll poll-reply lookup lookup-reply
-  issue hub-connect hub-subscribe telemetry telemetry-ack twin twin-reply renew renew-accepted renew-reply ping
-Actions: an HTTP status such as 429; silence, drop, reset or no-close-notify of the connection; failed, disabled or
-unassigned; and what a step has beside, such as refuse:5 at connect: STEP=help tells all.`,
+A fault is STEP=ACTION[+ACTION…][*TIMES][@REGISTRATION-ID]; TIMES is a number or forever, and 1 if left out. STATUS is that
+of HTTP; NUMBER counts bytes, milliseconds (late) or is a code (refuse). Actions of every step but issue: silence, drop,
+no-close-notify and reset of the connection. Steps in the order of the flow, and their further actions:
+  accept, client-hello, handshake, telemetry, twin, ping: no others
+  upgrade: STATUS refuse:NUMBER
+  connect, hub-connect: refuse:NUMBER
+  subscribe, hub-subscribe: refuse
+  register, poll: STATUS failed disabled unassigned no-puback reply-before-puback
+  register-reply, poll-reply: STATUS failed disabled unassigned wrong-rid duplicate no-operation-id no-hub no-device-id
+    byte-by-byte truncate:NUMBER cut:NUMBER oversize:NUMBER
+  lookup: STATUS
+  lookup-reply: STATUS no-hub no-device-id byte-by-byte truncate:NUMBER cut:NUMBER oversize:NUMBER
+  issue: wrong-key wrong-name broken-chain expired not-yet-valid no-chain leaf-only reversed pem duplicate with-unrelated
+    garbage
+  telemetry-ack: no-puback
+  twin-reply: STATUS wrong-rid duplicate
+  renew: STATUS ignore
+  renew-accepted: STATUS wrong-rid duplicate truncate:NUMBER oversize:NUMBER
+  renew-reply: STATUS wrong-rid duplicate truncate:NUMBER oversize:NUMBER bare-array late:NUMBER`,
   options: optionsOf(
     ['id-scope'],
     [
@@ -73,12 +87,6 @@ unassigned; and what a step has beside, such as refuse:5 at connect: STEP=help t
         help: 'where root and keys are written, and left; default one that is removed',
       },
       { ...FORCE, help: 'replaces the files in --dir' },
-      {
-        name: 'page',
-        kind: 'number',
-        value: 'PORT',
-        help: 'serves a live page to this machine; 0 takes a free port',
-      },
     ],
   ),
   run: async (options, output) => {
