@@ -51,6 +51,8 @@ export function emulate(handed: Kit, options: Options, output: Output): Promise<
       },
       onEvent,
       ...kit.given('idScope', kit.text(options, 'id-scope')),
+    }).catch((error: unknown) => {
+      throw listening(error, '--port')
     })
     const folder = resolve(dir ?? mkdtempSync(join(tmpdir(), 'dps-emulator-')))
     try {
@@ -88,6 +90,14 @@ Ctrl-C ends it.\n`,
       await emulator.close()
     }
   })
+}
+
+/** What the system says of a port, as an error of whoever named it. */
+function listening(error: unknown, as: string): unknown {
+  const { syscall, code } = error as NodeJS.ErrnoException
+  return syscall === 'listen'
+    ? kit.usage(`${as} cannot be listened on (${code})`, 'Name another port, or 0 for a free one.')
+    : error
 }
 
 /** As a shell takes it. */

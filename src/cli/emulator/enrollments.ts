@@ -77,7 +77,10 @@ export function planOf(value: unknown, as: string): Plan {
   }
   const entry = (one: unknown, fields: typeof DEVICE | typeof GROUP, id: string, where: string): Entry => {
     const checked = check(one, fields, where)
-    if (checked[id] === undefined) throw kit.usage(`${id} is missing in ${where}`)
+    if (checked[id] === undefined) throw kit.usage(`${where} has no id`)
+    // They become the names of files.
+    for (const one of [checked.registrationId, ...((checked.devices ?? []) as unknown[])])
+      if (one !== undefined) kit.checkRegistrationId(one as string)
     if (checked.issuance !== undefined) check(checked.issuance, ISSUANCE, `issuance in ${where}`)
     const x509 = checked.attestation === 'x509'
     if (x509 ? checked.symmetricKeyFile !== undefined : checked.certificateFile !== undefined)
