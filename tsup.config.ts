@@ -70,6 +70,30 @@ const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
   },
 }
 
+/** A page in one text: its style and its script, each made small, are put into its HTML. */
+const page: NonNullable<Options['esbuildPlugins']>[number] = {
+  name: 'page',
+  setup(build) {
+    build.onLoad({ filter: /\.html$/ }, async ({ path }) => {
+      const small = async (loader: 'css' | 'js') => {
+        const file = path.replace(/html$/, loader)
+        const { code } = await transform(await readFile(file, 'utf8'), {
+          loader,
+          minify: true,
+          ...(loader === 'js' ? { format: 'iife' } : {}),
+        })
+        return code.trimEnd()
+      }
+      const html = (await readFile(path, 'utf8')).replace(/>\s+</g, '><').trim()
+      const [style, script] = [await small('css'), await small('js')]
+      const contents = html
+        .replace('<style>', () => `<style>${style}`)
+        .replace('<script>', () => `<script>${script}`)
+      return { contents, loader: 'text' }
+    })
+  },
+}
+
 /**
  * The command in one file, for its start: it holds what a registration over MQTT takes, and asks the library for the rest.
  * scripts/finish-build.mjs puts the lines before it that start Node. All but `register` is a file of its own, which is handed
@@ -88,6 +112,7 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
   },
   esbuildPlugins: [
     globalProcess,
+    page,
     {
       name: 'library',
       setup(build) {

@@ -131,10 +131,10 @@ describe('dps-device emulator', () => {
     const log = await emulator.until(/closed/)
     for (const line of [
       /#1 TCP, to port \d+/,
-      /#1 ClientHello TLSv1\.2 for global\.azure-devices-provisioning\.net: ECDHE-RSA-AES256-GCM-SHA384 .*; X25519 P-256 P-384/,
+      /#1 ClientHello, TLSv1\.2 for global\.azure-devices-provisioning\.net: ECDHE-RSA-AES256-GCM-SHA384 .*; X25519 P-256 P-384/,
       /#1 TLS TLSv1\.2, ECDHE-RSA-AES256-GCM-SHA384, full, no certificate/,
       /#1 → connect press-42 token redacted/,
-      /#1 fault at register: reply/,
+      /#1 fault, at register: reply/,
       /#1 ← publish \$dps\/registrations\/res\/429\//,
       /press-42 is assigned to emulated-hub\.azure-devices\.net as press-42, initialAssignment/,
     ])

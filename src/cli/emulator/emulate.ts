@@ -9,7 +9,8 @@ import type { Options } from '../options.ts'
 import type { Output } from '../output.ts'
 import { enroll, hubsOf, planOf } from './enrollments.ts'
 import { parseFault } from './faults.ts'
-import { connectionOf, eventJson, eventText } from './log.ts'
+import { connectionOf, eventJson, eventText, timeOf } from './log.ts'
+import { Page } from './page.ts'
 
 const GREEN = 32
 const RED = 31
@@ -19,7 +20,8 @@ const DEFAULT_HUB = 'emulated-hub.azure-devices.net'
 export function emulate(handed: Kit, options: Options, output: Output): Promise<ExitCode> {
   hold(handed)
   return kit.perform(options, output, async (listen) => {
-    const { FAULT_ACTIONS, readClientHello, startEmulator } = await import('../../emulator/index.ts')
+    const library = await import('../../emulator/index.ts')
+    const { FAULT_ACTIONS, readClientHello, startEmulator } = library
     const json = kit.flag(options, 'json')
     const quiet = kit.flag(options, 'quiet')
     const enrollments = options.get('enrollments')
@@ -31,13 +33,15 @@ export function emulate(handed: Kit, options: Options, output: Output): Promise<
     const hubs = [...((options.get('hub')?.value ?? [DEFAULT_HUB]) as readonly string[]), ...hubsOf(plan)]
     const { systemClock: clock } = kit
     const signal = listen()
+    let page: Page | undefined
     const onEvent = (event: EmulatorEvent) => {
+      page?.event(event)
       const now = clock.now()
       if (json) return output.result(JSON.stringify(eventJson(event, now, readClientHello)))
       if (quiet) return undefined
       const [text, tone] = eventText(event, readClientHello)
       const id = connectionOf(event)
-      const line = `${kit.isoTime(now).slice(11, 23)} ${id === undefined ? '' : `#${id} `}${kit.printable(text, 2000)}`
+      const line = `${timeOf(now)} ${id === undefined ? '' : `#${id} `}${kit.printable(text, 2000)}`
       return output.result(tone === undefined ? line : output.tint(tone === 'good' ? GREEN : RED, line))
     }
     if (!quiet) output.progress('making certificates …')
@@ -66,18 +70,38 @@ export function emulate(handed: Kit, options: Options, output: Output): Promise<
       const where = ['--id-scope', idScope, '--connect-to', address, '--port', `${port}`, '--roots', 'none']
       const commandOf = (own: readonly string[]) =>
         ['dps-device', 'register', ...where, '--extra-root', root, ...own].map(quoted).join(' ')
+      const commands = devices.map(({ registrationId, options: own }) => ({
+        registrationId,
+        command: commandOf(own),
+      }))
+      const pagePort = kit.number(options, 'page')
+      let url: string | undefined
+      if (pagePort !== undefined) {
+        if (!Number.isInteger(pagePort) || pagePort > 65_535)
+          throw kit.usage('--page must be a port, 0 to 65535')
+        page = new Page(
+          emulator,
+          library,
+          commands.map(({ command }) => command),
+        )
+        url = await page.listen(pagePort).catch((error: unknown) => {
+          throw listening(error, '--page')
+        })
+      }
       output.clear()
       if (json) {
-        const ready = devices.map(({ registrationId, options: own }) => ({
-          registrationId,
-          command: commandOf(own),
-        }))
-        output.result(JSON.stringify({ type: 'ready', idScope, address, port, root, devices: ready }))
+        output.result(
+          JSON.stringify({ type: 'ready', idScope, address, port, root, page: url, devices: commands }),
+        )
       } else if (!quiet) {
+        const ready = commands.map(
+          ({ registrationId, command }) =>
+            `\n${output.strong(kit.printable(registrationId))}\n  ${command}\n`,
+        )
         output.result(
           `The emulator listens on ${address}:${port}, for MQTT, MQTT over WebSocket and HTTPS. Its root: ${root}
-${devices.map(({ registrationId, options: own }) => `\n${output.strong(kit.printable(registrationId))}\n  ${kit.printable(commandOf(own), 2000)}\n`).join('')}
-Ctrl-C ends it.\n`,
+${ready.join('')}
+${url === undefined ? '' : `Its page, for you alone: ${url}\n`}Ctrl-C ends it.\n`,
         )
       }
       await new Promise<void>((done) => {
@@ -87,7 +111,7 @@ Ctrl-C ends it.\n`,
       return kit.EXIT.ok
     } finally {
       if (dir === undefined) rmSync(folder, { recursive: true, force: true })
-      await emulator.close()
+      await Promise.all([emulator.close(), page?.close()])
     }
   })
 }

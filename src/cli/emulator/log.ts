@@ -2,6 +2,10 @@ import type { EmulatorEvent, PacketRecord, readClientHello } from '../../emulato
 import { kit } from '../kit.ts'
 
 type Read = typeof readClientHello
+export type Tone = 'good' | 'bad'
+
+/** `hh:mm:ss.mmm`, UTC. */
+export const timeOf = (ms: number): string => new Date(ms).toISOString().slice(11, 23)
 
 /** An event as one object that JSON can hold; a ClientHello as what it says. */
 export function eventJson(event: EmulatorEvent, at: number, read: Read): Record<string, unknown> {
@@ -9,6 +13,13 @@ export function eventJson(event: EmulatorEvent, at: number, read: Read): Record<
   if (event.type !== 'client-hello') return { time, ...event }
   const { bytes, ...rest } = event
   return { time, ...rest, ...read(bytes) }
+}
+
+/** The status of a reply of the service, over MQTT or HTTPS. */
+export function statusOf({ direction, topic, status }: PacketRecord): number | undefined {
+  if (direction === 'in') return undefined
+  const [, said] = /^\$dps\/registrations\/res\/(\d{3})\//.exec(topic ?? '') ?? []
+  return said === undefined ? status : Number(said)
 }
 
 function packetText(packet: PacketRecord): string {
@@ -23,14 +34,14 @@ function packetText(packet: PacketRecord): string {
 }
 
 /** An event in a line, and whether it is a good or a bad one; undefined for what need not be said. */
-export function eventText(event: EmulatorEvent, read: Read): readonly [text: string, tone?: 'good' | 'bad'] {
+export function eventText(event: EmulatorEvent, read: Read): readonly [text: string, tone?: Tone] {
   switch (event.type) {
     case 'connection-opened':
       return [`TCP, to port ${event.port}`]
     case 'client-hello': {
       const { versions, suites, groups, serverName, ticket } = read(event.bytes)
       return [
-        `ClientHello ${versions.join(' ')} for ${serverName ?? 'no name'}: ${suites.join(' ')}; ${groups.join(' ')}${ticket ? '; session ticket' : ''}`,
+        `ClientHello, ${versions.join(' ')} for ${serverName ?? 'no name'}: ${suites.join(' ')}; ${groups.join(' ')}${ticket ? '; session ticket' : ''}`,
       ]
     }
     case 'handshake-done': {
@@ -40,15 +51,17 @@ export function eventText(event: EmulatorEvent, read: Read): readonly [text: str
       return [`TLS ${protocol}, ${cipher}, ${resumed ? 'resumed' : 'full'}, ${who}`, 'good']
     }
     case 'handshake-failed':
-      return [`TLS failed: ${event.code}`, 'bad']
-    case 'packet':
-      return [packetText(event.packet)]
+      return [`TLS, failed: ${event.code}`, 'bad']
+    case 'packet': {
+      const text = packetText(event.packet)
+      return (statusOf(event.packet) ?? 0) >= 400 ? [text, 'bad'] : [text]
+    }
     case 'refused':
-      return [`refused ${event.registrationId}: ${event.reason}`, 'bad']
+      return [`refused, ${event.registrationId}: ${event.reason}`, 'bad']
     case 'violation':
-      return [`violation: ${event.rule}`, 'bad']
+      return [`violation, ${event.rule}`, 'bad']
     case 'fault':
-      return [`fault at ${event.point.at}: ${event.actions.join(', ')}`, 'bad']
+      return [`fault, at ${event.point.at}: ${event.actions.join(', ')}`, 'bad']
     case 'registration': {
       const { registrationId, assignedHub, deviceId, substatus } = event.registration
       return [`${registrationId} is assigned to ${assignedHub} as ${deviceId}, ${substatus}`, 'good']

@@ -8,7 +8,7 @@ export const emulator = (): Verb => ({
 it is asked, and commands that register a device with it. Keys and roots are of this run only.
 
   dps-device emulator
-  dps-device emulator --fault register=429 --fault 'poll=silence*2@press-42'
+  dps-device emulator --page 8080 --fault register=429 --fault 'poll=silence*2@press-42'
   dps-device emulator --config emulator.json --dir emulated --json
 
 The file may hold what is to be enrolled (nothing else is then), in "enrollments", beside the options:
@@ -87,6 +87,12 @@ no-close-notify and reset of the connection. Steps in the order of the flow, and
         help: 'where root and keys are written, and left; default one that is removed',
       },
       { ...FORCE, help: 'replaces the files in --dir' },
+      {
+        name: 'page',
+        kind: 'number',
+        value: 'PORT',
+        help: 'serves a live page to this machine; 0 takes a free port',
+      },
     ],
   ),
   run: async (options, output) => {
