@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import { defineConfig, type Options } from 'tsup'
+import { pageText } from './scripts/page-text.mjs'
 
 const shared: Options = {
   entry: {
@@ -70,27 +71,13 @@ const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
   },
 }
 
-/** A page in one text: its style and its script, each made small, are put into its HTML. */
 const page: NonNullable<Options['esbuildPlugins']>[number] = {
   name: 'page',
   setup(build) {
-    build.onLoad({ filter: /\.html$/ }, async ({ path }) => {
-      const small = async (loader: 'css' | 'js') => {
-        const file = path.replace(/html$/, loader)
-        const { code } = await transform(await readFile(file, 'utf8'), {
-          loader,
-          minify: true,
-          ...(loader === 'js' ? { format: 'iife' } : {}),
-        })
-        return code.trimEnd()
-      }
-      const html = (await readFile(path, 'utf8')).replace(/>\s+</g, '><').trim()
-      const [style, script] = [await small('css'), await small('js')]
-      const contents = html
-        .replace('<style>', () => `<style>${style}`)
-        .replace('<script>', () => `<script>${script}`)
-      return { contents, loader: 'text' }
-    })
+    build.onLoad({ filter: /\.html$/ }, async ({ path }) => ({
+      contents: await pageText(path),
+      loader: 'text',
+    }))
   },
 }
 

@@ -141,7 +141,7 @@ async function openPage(url, ask, listeners) {
         mobile: width < 600,
       }),
     async picture() {
-      const { data } = await send('Page.captureScreenshot', { format: 'png', captureBeyondViewport: true })
+      const { data } = await send('Page.captureScreenshot', { format: 'png' })
       return Buffer.from(data, 'base64')
     },
     close: () => ask('Target.closeTarget', { targetId }),

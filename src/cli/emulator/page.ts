@@ -106,7 +106,14 @@ export class Page {
       const { origin, 'content-type': type } = request.headers
       if (origin !== `http://${this.#host}` || type !== 'application/json')
         return end(response, 403, 'Only the page itself may ask for that.')
-      this.#grant(await bodyOf(request))
+      const wish = await bodyOf(request)
+      try {
+        this.#grant(wish)
+      } catch (error) {
+        // A slip of the user, to be read on the page: no browser need complain of it too.
+        if (!kit.DpsError.is(error)) throw error
+        return end(response, 200, kit.spoken(error.message))
+      }
       this.#tellState()
       return end(response, 204)
     }
@@ -195,10 +202,10 @@ export class Page {
       if (enable) hub.enableDevice(device)
       else hub.disableDevice(device)
     } else {
-      const ref =
-        typeof wish.groupId === 'string'
-          ? { groupId: wish.groupId }
-          : { registrationId: String(wish.registrationId) }
+      const { groupId, registrationId } = wish
+      if (typeof groupId !== 'string' && typeof registrationId !== 'string')
+        throw kit.usage('It is not said what is to change')
+      const ref = typeof groupId === 'string' ? { groupId } : { registrationId: registrationId as string }
       if (enable) enrollments.enable(ref)
       else enrollments.disable(ref)
     }
@@ -223,15 +230,15 @@ function send(response: ServerResponse, name: string, data: unknown): void {
 
 async function bodyOf(request: IncomingMessage): Promise<Wish> {
   let text = ''
-  for await (const chunk of request.setEncoding('utf8')) {
-    text += chunk
-    if (text.length > LARGEST_BODY) throw kit.usage('The request is too large')
-  }
   try {
+    for await (const chunk of request.setEncoding('utf8')) {
+      text += chunk
+      if (text.length > LARGEST_BODY) break
+    }
     const wish: unknown = JSON.parse(text)
-    if (typeof wish === 'object' && wish !== null) return wish as Wish
+    if (typeof wish === 'object' && wish !== null && text.length <= LARGEST_BODY) return wish as Wish
   } catch {
-    // As anything else that is no object.
+    // As anything else that is no object, or is too large to be one that was meant.
   }
   throw kit.usage('The request is not a JSON object')
 }

@@ -101,12 +101,10 @@ export class Timeline {
     if (kept === undefined) return undefined
     const [text, tone] = eventText(event, this.#read)
     const name = nameOf(event)
-    const step: Step = {
-      at: now - kept.opened,
-      name,
-      text: kit.printable(withoutName(text, name), 600),
-      tone,
-    }
+    const rest = withoutName(text, name)
+    // The suites and curves of a ClientHello are in a table of their own; an arrow alone says nothing.
+    const said = event.type === 'client-hello' ? rest.split(': ')[0]! : rest.replace(/^[→←] $/, '')
+    const step: Step = { at: now - kept.opened, name, text: kit.printable(said, 600), tone }
     kept.lane = {
       ...kept.lane,
       ...this.#learnt(event),

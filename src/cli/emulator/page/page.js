@@ -30,8 +30,9 @@ async function wish(what, done) {
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify(what),
     })
-    say(response.ok ? done : await response.text())
-    return response.ok
+    const granted = response.status === 204
+    say(granted ? done : await response.text())
+    return granted
   } catch {
     say('The emulator does not answer.')
     return false
@@ -262,7 +263,8 @@ function showAll(all) {
       make(
         'li',
         {},
-        make('code', {}, command.replaceAll(' --', ' \\\n  --')),
+        // Broken between words alone.
+        make('code', {}, ...command.split(' ').flatMap((word) => [make('span', {}, word), ' '])),
         button(
           `copy${i}`,
           'Copy',
@@ -307,6 +309,7 @@ on('state', showState)
 on('lane', (change) => {
   showLane(change)
   for (const { tone, name, text } of change.steps)
-    if (tone !== undefined) say(`#${change.id} ${change.who ?? ''} ${name}: ${text}`)
+    if (tone !== undefined)
+      say(`#${change.id} ${text.includes(change.who) ? '' : `${change.who ?? ''} `}${name}: ${text}`)
 })
 source.addEventListener('error', () => link('the emulator has ended or is out of reach', 'bad'))
