@@ -113,6 +113,13 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         build.onResolve({ filter: /(?:mqtt|mqtt-ws|https)\.ts$/ }, ({ importer, kind }) =>
           kind === 'dynamic-import' && /[\\/]select\.ts$/.test(importer) ? library : undefined,
         )
+        // Chains are put in order here too, and what is doubtful is told; bundles and inspections are for the library.
+        build.onResolve({ filter: /\/rare\.ts$/ }, ({ importer, path, resolveDir, kind }) => {
+          if (kind !== 'dynamic-import') return undefined
+          if (/[\\/]inspection\.ts$/.test(importer)) return library
+          const part = /[\\/]x509\.ts$/.test(importer) ? 'chain.ts' : 'doubt.ts'
+          return { path: join(resolveDir, dirname(path), part) }
+        })
         // Not reached either: the command sends no signing request.
         build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
           kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
@@ -191,7 +198,13 @@ export default defineConfig([
             // A lazy chunk is CommonJS too: `require` finds it without starting the ESM loader.
             supported: { 'dynamic-import': false },
           })
-          return { code: slim(result.code, basename(path).startsWith('chunk-')) }
+          const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
+          if (!/^(?:rare-|emulator\.)/.test(basename(path))) return { code: slimmed }
+          // What is rare turns whatever it meets into an answer, and the emulator stands on a desk, beside its source: no
+          // trace of either comes from the field.
+          const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
+          const [names = ''] = /0&&\(module\.exports=[^;]*;\s*$/.exec(slimmed) ?? []
+          return { code: (await transform(slimmed, short)).code.trimEnd() + names }
         },
       },
     ],

@@ -7,6 +7,8 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
+import { inspectCredential } from './credential/inspection.ts'
+import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
 import type { Issuance } from './issuance.ts'
 import type {
@@ -17,8 +19,8 @@ import type {
   TransportChoice,
 } from './options/options.ts'
 import { checkMs, object, type ResolvedOptions, refuseUnknown, resolveOptions } from './options/resolve.ts'
-import { checkRegistrationId } from './protocol/registration-id.ts'
 import { registerBody } from './protocol/request.ts'
+import { isClockWrong } from './protocol/response.ts'
 import { registrationResource } from './protocol/sas-token.ts'
 import type { Scope } from './registration/phases.ts'
 import {
@@ -62,6 +64,7 @@ interface RegisterContent {
  */
 export class ProvisioningClient {
   readonly #options: ResolvedOptions
+  readonly #credentials: OrderedCredentials
   readonly #policy: TlsPolicy
   readonly #proxy: HttpProxy | undefined
   /** The transport that got through last. */
@@ -72,6 +75,7 @@ export class ProvisioningClient {
   /** @throws DpsError with phase `config`: OPTION_INVALID, TLS_POLICY_INVALID or TRUST_ANCHOR_INVALID */
   constructor(options: ProvisioningClientOptions) {
     this.#options = resolveOptions(options)
+    this.#credentials = OrderedCredentials.of(this.#options.credential)
     this.#policy = resolvePolicy(this.#options.tls, this.#options.trust)
     this.#proxy = resolveProxy(options.proxy)
   }
@@ -119,7 +123,7 @@ export class ProvisioningClient {
     return createContact(await this.#call({ kind: 'probe' }, options, this.#options.transports))
   }
 
-  #call(
+  async #call(
     step: Step,
     { signal, timeoutMs }: CallOptions,
     transports: readonly TransportChoice[],
@@ -129,18 +133,20 @@ export class ProvisioningClient {
       throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
     }
     const { clock, retry, limits, totalMs } = this.#options
+    const credentials = this.#credentials
     const emit = emitter(this.#options.onEvent)
     for (const message of [...this.#options.warnings, ...this.#policy.warnings]) {
       emit({ type: 'warning', message })
     }
     const choices = this.#inOrder(transports)
-    return runCall({
+    const result = await runCall({
       step,
       routes: choices.map((choice) => ({
         name: typeof choice === 'string' ? choice : choice.name,
-        open: (scope, early) => this.#open(choice, scope, content, emit, early),
+        open: (scope, early, index) => this.#open(choice, scope, content, emit, early, index),
         onPipeliningRefused: this.#mayPipeline(choice) ? () => this.#unpipelined.add(choice) : undefined,
       })),
+      credentials: credentials.count,
       onReached: (index) => {
         // A lookup goes over HTTPS whatever the order is, and says nothing about it.
         if (transports === this.#options.transports) this.#reached = choices[index]
@@ -152,7 +158,19 @@ export class ProvisioningClient {
       totalMs: timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1),
       signal,
       emit,
+      explain: (error, index) => this.#explain(error, index),
     })
+    if (!credentials.isList) return result
+    return { ...result, connection: { ...result.connection, credential: result.credential } }
+  }
+
+  /** A refusal that nothing on the device explains names what can only be seen at the service. */
+  async #explain(error: DpsError, index: number): Promise<DpsError> {
+    const identity = this.#credentials.identities[index]
+    if (error.code !== 'UNAUTHORIZED' || identity === undefined) return error
+    const now = this.#options.clock.now()
+    const { explainRefusal } = await import('./credential/rare.ts')
+    return explainRefusal(error, identity, now, isClockWrong(error.serverTime, now), inspectCredential)
   }
 
   #mayPipeline(choice: TransportChoice): boolean {
@@ -173,14 +191,15 @@ export class ProvisioningClient {
     { payload, issuance }: RegisterContent,
     emit: (event: DpsEvent) => void,
     early: EarlyStep | undefined,
+    index: number,
   ): Promise<OpenedSession> {
-    const { credential, clock, idScope, host, connectTo, connect, waitForClock, userAgent } = this.#options
+    const { clock, idScope, host, connectTo, connect, waitForClock, userAgent } = this.#options
     const apiVersion = this.#options[issuance === undefined ? 'apiVersion' : 'issuanceApiVersion']
     const { signal, enter } = scope
     enter('config')
-    const identity = await credential.load()
-    // A credential of the caller's own is checked like any other: the id goes into the user name and the path.
-    const registrationId = checkRegistrationId(identity.registrationId)
+    const identity = await this.#credentials.load(index)
+    for (const message of this.#credentials.newNotices(identity)) emit({ type: 'warning', message })
+    const { registrationId } = identity
     checkIdentityAgainstPolicy(this.#policy, identity)
     const body = registerBody(registrationId, payload, issuance?.wireFor(registrationId))
     // A credential that became another device's meanwhile asks for nothing before that has been noticed.
@@ -195,6 +214,11 @@ export class ProvisioningClient {
       onWait: (delayMs) => emit({ type: 'waiting-for-clock', delayMs }),
     })
     identity.checkDates(clock.now())
+    if (this.#options.onEvent !== undefined) {
+      for (const message of await this.#credentials.newDoubts(identity, clock.now())) {
+        emit({ type: 'warning', message })
+      }
+    }
     let destroy: (() => void) | undefined
     const session = await transport.open({
       host,

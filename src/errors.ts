@@ -49,7 +49,7 @@ export const ERROR_CODES = facts({
   CREDENTIAL_UNREADABLE: {
     family: 'usage',
     retryable: false,
-    hint: 'Give a PEM certificate (leaf first, then its intermediates) and the matching PEM private key.',
+    hint: 'Give a PEM certificate with its intermediates and the matching PEM private key, or a PKCS#12 bundle.',
   },
   CREDENTIAL_KEY_MISMATCH: {
     family: 'usage',
@@ -59,7 +59,7 @@ export const ERROR_CODES = facts({
   CREDENTIAL_CHAIN_BROKEN: {
     family: 'usage',
     retryable: false,
-    hint: 'List the device certificate first and after it each issuer of the one before.',
+    hint: 'Give the device certificate and each intermediate between it and the CA that the service knows, in any order.',
   },
   CREDENTIAL_NAME_MISMATCH: {
     family: 'usage',

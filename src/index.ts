@@ -15,6 +15,15 @@ export type { AssignmentStore } from './assignment/store.ts'
 export { ProvisioningClient } from './client.ts'
 export { type Clock, systemClock } from './clock.ts'
 export type { Credential, CurveName, Identity, TlsIdentity } from './credential/credential.ts'
+export {
+  type CertificateFacts,
+  type CredentialFinding,
+  type CredentialFindingId,
+  type CredentialInspection,
+  type FindingSeverity,
+  type InspectOptions,
+  inspectCredential,
+} from './credential/inspection.ts'
 export { type SasSignerOptions, type SymmetricKeyOptions, sasSigner, symmetricKey } from './credential/sas.ts'
 export { type X509Options, x509 } from './credential/x509.ts'
 export {

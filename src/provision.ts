@@ -10,11 +10,10 @@ import {
 import type { AssignmentStore } from './assignment/store.ts'
 import { emitter, ProvisioningClient } from './client.ts'
 import type { Clock } from './clock.ts'
-import type { Credential, Identity } from './credential/credential.ts'
+import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError, type DpsErrorCode } from './errors.ts'
 import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
 import { checkMs, instant, object, resolveOptions } from './options/resolve.ts'
-import { checkRegistrationId } from './protocol/registration-id.ts'
 import type { DeviceRegistration } from './protocol/response.ts'
 
 /** When the service is asked. */
@@ -69,6 +68,8 @@ const CONTACT_STEP_MS = 3_600_000
  *
  * - A stored assignment counts for the same id scope, service, registration id and credential; one that is damaged, foreign
  *   or of a later format counts as none, and an event says why. It is used as it is, with no packet and whatever the clock says.
+ * - Of a list of credentials it is bound to the one that registered, and counts for as long as that is in the list and can be
+ *   read, wherever it stands: an operational certificate that was issued since changes nothing, one that was swapped does.
  * - A verdict of the service (disabled, 401, 403, 404) erases it and rejects: a device that was switched off on purpose must
  *   not go on from memory. Nothing else does: where the service cannot be asked, or asks for patience, `always` and `lookup`
  *   resolve with what is stored, `source: 'store'` and the reason in `failure`. Wrong options and a cancel reject.
@@ -107,24 +108,29 @@ export async function provisionAs(
     throw invalid('signal must be an AbortSignal')
   }
   const { idScope, host, credential, clock, totalMs, onEvent } = resolveOptions(clientOptions)
+  const credentials = OrderedCredentials.of(credential)
   const limitMs = timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1)
   if (signal?.aborted) throw cancelled(signal)
   const emit = emitter(onEvent)
 
   // The credential may be replaced at any time: what is stored belongs to the one that registered.
-  let identity = await within(limitMs, clock, signal, () => loadChecked(credential), 'the credential')
-  const tracked = {
-    load: async (): Promise<Identity> => {
-      identity = await credential.load()
-      return identity
-    },
+  // Of a list it is enough that one still is: the first may have been issued since.
+  await within(limitMs, clock, signal, () => loadChecked(credentials), 'the credential')
+  const ownOf = (index: number) => {
+    const identity = credentials.identities[index]
+    return identity === undefined ? [] : [bindingOf(idScope, host, identity)]
   }
-  const own = () => bindingOf(idScope, host, identity)
+  const own = () => [...credentials.identities.keys()].flatMap(ownOf)
+  for (const identity of credentials.identities) {
+    if (identity === undefined) continue
+    const doubts = onEvent === undefined ? [] : await credentials.newDoubts(identity, clock.now())
+    for (const message of [...credentials.newNotices(identity), ...doubts]) emit({ type: 'warning', message })
+  }
   const memory = await Memory.open(store, own(), clock, emit, signal)
   onContact(memory.contactMs)
   const client = new ProvisioningClient({
     ...clientOptions,
-    credential: tracked,
+    credential: credentials as never,
     lastContact: Math.max(
       memory.contactMs,
       clientOptions.lastContact === undefined ? 0 : instant('lastContact', clientOptions.lastContact),
@@ -133,6 +139,8 @@ export async function provisionAs(
   const remembered = mode === 'if-needed' ? memory.of(own()) : undefined
   if (remembered !== undefined) return fromStore(remembered, undefined)
 
+  const keep = (assignment: Assignment): Promise<boolean> =>
+    memory.keep(ownOf(assignment.connection.credential ?? 0)[0]!, assignment)
   const startedAt = clock.monotonic()
   const call = (): RegisterOptions => ({
     ...(signal !== undefined && { signal }),
@@ -149,12 +157,12 @@ export async function provisionAs(
         ...(payload !== undefined && { payload }),
         ...(csr !== undefined && { csr }),
       }))
-    const stored = await memory.keep(own(), assignment)
+    const stored = await keep(assignment)
     return Object.freeze({ ...assignment, source, stored })
   } catch (error) {
     if (!DpsError.is(error)) throw error
     if (error.assignment !== undefined) {
-      await memory.keep(own(), error.assignment)
+      await keep(error.assignment)
       throw error
     }
     if (VERDICTS.has(error.code)) {
@@ -172,11 +180,9 @@ export async function provisionAs(
 }
 
 /** A credential of the caller's own may fail in any way. */
-async function loadChecked(credential: Credential): Promise<Identity> {
+async function loadChecked(credentials: OrderedCredentials): Promise<void> {
   try {
-    const identity = await credential.load()
-    checkRegistrationId(identity.registrationId)
-    return identity
+    await credentials.loadAll()
   } catch (cause) {
     if (DpsError.is(cause)) throw cause
     throw new DpsError('TRANSPORT_FAILED', 'config', 'the credential failed', { cause })
@@ -231,6 +237,12 @@ async function lookUp(
   return { ...rest, status: 'assigned', deviceId: deviceId!, assignedHub: assignedHub! }
 }
 
+/** What a record differs in from each of `own`; of a list they are of one device, and differ in the credential alone. */
+function foreignTo(own: readonly Binding[], stored: Binding): string | undefined {
+  const parts = own.map((binding) => foreignPart(stored, binding))
+  return parts.includes(undefined) ? undefined : (parts[0] ?? 'another certificate or key')
+}
+
 /** What is stored, as far as it counts for this device. */
 class Memory {
   readonly #store: AssignmentStore
@@ -252,22 +264,22 @@ class Memory {
 
   static async open(
     store: AssignmentStore,
-    binding: Binding,
+    own: readonly Binding[],
     clock: Clock,
     emit: (event: DpsEvent) => void,
     signal: AbortSignal | undefined,
   ): Promise<Memory> {
     const memory = new Memory(store, clock, emit)
-    await memory.#read(binding, signal)
+    await memory.#read(own, signal)
     memory.#report()
     if (signal?.aborted) throw cancelled(signal)
     return memory
   }
 
   /** The assignment of this device, if one is stored. */
-  of(binding: Binding): DeviceRegistration | undefined {
-    const own = this.#own
-    return own !== undefined && foreignPart(own.binding, binding) === undefined ? own.registration : undefined
+  of(own: readonly Binding[]): DeviceRegistration | undefined {
+    const kept = this.#own
+    return kept !== undefined && foreignTo(own, kept.binding) === undefined ? kept.registration : undefined
   }
 
   /** False where it could not be stored. */
@@ -283,16 +295,16 @@ class Memory {
   }
 
   /** Makes sure that the assignment of a device that was refused is not found again. */
-  async erase(binding: Binding, error: DpsError): Promise<void> {
+  async erase(bindings: readonly Binding[], error: DpsError): Promise<void> {
     if (this.#unknown) {
       await this.#attempt(() => this.#store.remove())
       return
     }
     const own = this.#own
-    if (own === undefined || foreignPart(own.binding, binding) !== undefined) return
+    if (own === undefined || foreignTo(bindings, own.binding) !== undefined) return
     const contactMs = this.#contact(error.serverTime)
     if (own.registration === undefined) return this.heard(error)
-    const record = { binding, contactMs, registration: undefined }
+    const record = { ...own, contactMs, registration: undefined }
     // Without space for a new file the old one can still be removed.
     const gone = (await this.#write(record)) || (await this.#attempt(() => this.#store.remove()))
     if (gone) this.#emit({ type: 'stored-assignment-erased', error })
@@ -314,7 +326,7 @@ class Memory {
     return Math.max(0, this.contactMs, Math.floor(Math.min(this.#clock.now(), serverTime.getTime())))
   }
 
-  async #read(binding: Binding, signal: AbortSignal | undefined): Promise<void> {
+  async #read(own: readonly Binding[], signal: AbortSignal | undefined): Promise<void> {
     const none = (reason: Extract<DpsEvent, { type: 'no-stored-assignment' }>['reason'], message: string) =>
       this.#emit({ type: 'no-stored-assignment', reason, message })
     let bytes: Uint8Array | undefined
@@ -335,7 +347,7 @@ class Memory {
       return none(read.reason, `the stored record ${read.why}`)
     }
     this.contactMs = read.record.contactMs
-    const foreign = foreignPart(read.record.binding, binding)
+    const foreign = foreignTo(own, read.record.binding)
     if (foreign !== undefined) return none('foreign', `the stored record is of ${foreign}`)
     this.#own = read.record
     if (this.#own.registration === undefined)

@@ -226,7 +226,7 @@ describe('what the main entry loads', () => {
   it('is no transport, no emulator, no MQTT.js, no node-forge, no ws', () => {
     const loaded = [...reachable('index.ts')]
     const heavy = loaded.filter((name) =>
-      /^(mqtt|mqtt-packet|node-forge|ws|node:https)(\/|$)|^(emulator|testing|hub)\/|^transport\/(mqtt|https)\//.test(
+      /^(mqtt|mqtt-packet|node-forge|ws|node:https)(\/|$)|^(emulator|testing|hub)\/|^transport\/(mqtt|https)\/|^credential\/(?:rare|chain|pkcs12|rc2)\.ts/.test(
         name,
       ),
     )

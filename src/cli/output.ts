@@ -189,6 +189,8 @@ export function describeEvent(event: DpsEvent): string | undefined {
       return `the service is assigning; asked again in ${seconds(event.delayMs)} …`
     case 'fallback':
       return `${event.from} does not get through (${event.error.code}); trying ${event.to} …`
+    case 'credential-fallback':
+      return `credential ${event.from + 1} is of no use (${event.error.code}); trying the next …`
     case 'waiting-for-clock':
       return 'waiting for the clock …'
     default:

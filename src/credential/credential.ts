@@ -26,6 +26,8 @@ export interface Identity {
   readonly tls?: TlsIdentity
   /** The named curve of an EC device certificate: the TLS policy must offer it. Absent for RSA and SAS. */
   readonly keyCurve?: CurveName
+  /** What was put right in what was given, one sentence each; the client reports each as a warning. Default: nothing. */
+  readonly notices?: readonly string[]
   /**
    * Checks what depends on the date; called before every connection, with no packet sent yet.
    *

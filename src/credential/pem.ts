@@ -119,7 +119,7 @@ export function unreadable(field: string, fault: string, cause?: unknown): DpsEr
 }
 
 const PKCS12_ADVICE =
-  'a PKCS#12 bundle (.pfx, .p12): extract certificate and key with `openssl pkcs12 -nodes`'
+  'a PKCS#12 bundle (.pfx, .p12): give it as `pkcs12File` or `pkcs12`, with its `passphrase`, in place of certificate and key'
 
 const INSTEAD_OF_CERTIFICATE: Readonly<Partial<Record<PemKind, string>>> = {
   'certificate request': 'a certificate signing request, not a certificate: give what the CA returned for it',
@@ -250,6 +250,31 @@ export function tlvAt(bytes: Buffer, at: number): Tlv | undefined {
   }
   if (start + length > bytes.length) return undefined
   return { tag: bytes[at]!, content: bytes.subarray(start, start + length), end: start + length }
+}
+
+/** More than any program writes; a key that asks for more would keep the device busy. */
+export const MAX_ITERATIONS = 2_000_000
+
+/**
+ * Bounds the work of decrypting an ENCRYPTED PRIVATE KEY block: the count that comes after the salt, in the parameters of
+ * PBES1 (RFC 8018 A.3) and in those of the derivation function of PBES2 (A.4), scrypt's cost included.
+ *
+ * @throws DpsError CREDENTIAL_UNREADABLE, phase `config`
+ */
+export function checkIterations(pem: string, field: string): void {
+  let at: Tlv | undefined = tlvAt(Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ''), 'base64'), 0)
+  const child = (parent: Tlv | undefined, index: number): Tlv | undefined => {
+    let found = parent && tlvAt(parent.content, 0)
+    for (let i = 0; i < index && found !== undefined; i++) found = tlvAt(parent!.content, found.end)
+    return found
+  }
+  at = child(child(at, 0), 1)
+  if (child(at, 0)?.tag === SEQUENCE) at = child(child(at, 0), 1)
+  const count = child(at, 1)
+  if (count?.tag !== INTEGER || count.content.length === 0) return
+  const { content } = count
+  if (content.length <= 6 && content.readUIntBE(0, content.length) <= MAX_ITERATIONS) return
+  throw unreadable(field, 'asks for more iterations of its key derivation than any program writes')
 }
 
 function isOneStructure(bytes: Buffer): boolean {

@@ -4,6 +4,7 @@ import { checkRegistrationId } from '../protocol/registration-id.ts'
 import { formatToken, stringToSign } from '../protocol/sas-token.ts'
 import { checkSasKey, decodeBase64 } from './base64.ts'
 import { type Credential, constant, type Identity } from './credential.ts'
+import { madeOf } from './material.ts'
 import { Secret } from './secret.ts'
 import {
   checkOptionNames,
@@ -75,7 +76,7 @@ export function symmetricKey(options: SymmetricKeyOptions): Credential {
   const fixed = typeof options.key === 'string'
   let current: { readonly key: Secret<string>; readonly identity: Identity } | undefined
 
-  return Object.freeze({
+  const credential = Object.freeze({
     load: async () => {
       if (fixed && current !== undefined) return current.identity
       const key = checkSasKey(await read(), field)
@@ -89,6 +90,7 @@ export function symmetricKey(options: SymmetricKeyOptions): Credential {
       return current.identity
     },
   })
+  return madeOf(credential, 'symmetric-key', options)
 }
 
 /**
@@ -117,7 +119,7 @@ export function sasSigner(options: SasSignerOptions): Credential {
     }
     return checkSignature(answer)
   })
-  return Object.freeze({ load: async () => identity })
+  return madeOf(Object.freeze({ load: async () => identity }), 'sas-signer', options)
 }
 
 function sasIdentity(

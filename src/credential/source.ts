@@ -154,7 +154,7 @@ function mayBeKey(path: string | URL): boolean {
 }
 
 // The caller may reuse or wipe its buffer.
-function copyOf<T>(value: T): T {
+export function copyOf<T>(value: T): T {
   if (value instanceof Uint8Array) return Buffer.from(value) as unknown as T
   if (Array.isArray(value)) return value.map(copyOf) as unknown as T
   return value

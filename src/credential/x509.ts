@@ -6,8 +6,10 @@ import { LruMap } from '../lru.ts'
 import type { PemInput } from '../options/options.ts'
 import { printable } from '../printable.ts'
 import { checkRegistrationId, registrationIdFault, sameRegistrationId } from '../protocol/registration-id.ts'
+import type { OrderedChain } from './chain.ts'
 import { type Credential, type CurveName, constant, type Identity, type TlsIdentity } from './credential.ts'
-import { readCertificates, readPrivateKey, unreadable } from './pem.ts'
+import { judge, madeOf } from './material.ts'
+import { checkIterations, MAX_ITERATIONS, readCertificates, readPrivateKey, unreadable } from './pem.ts'
 import { redacting, Secret } from './secret.ts'
 import {
   checkOptionNames,
@@ -50,9 +52,9 @@ interface X509Base {
 type X509CertificateOptions =
   | {
       /**
-       * The device certificate and after it, in order, the intermediates that issued it: PEM text or bytes, DER bytes, or
-       * a list of those. Certificates up to the CA that the service knows are needed; a root does no harm. A function
-       * is asked again for every connection.
+       * The device certificate and the intermediates that issued it: PEM text or bytes, DER bytes, or a list of those.
+       * Certificates up to the CA that the service knows are needed; a root does no harm. They may come in any order and
+       * more than once; what is put right is reported. A function is asked again for every connection.
        */
       cert: Readable<PemInput>
       certFile?: undefined
@@ -96,7 +98,31 @@ type X509KeyOptions =
       passphrase?: undefined
     }
 
-export type X509Options = X509Base & X509CertificateOptions & X509KeyOptions
+/** Certificates and key in one: `pkcs12` or `pkcs12File`, in place of all others. */
+type X509Pkcs12Options = (
+  | {
+      /**
+       * A PKCS#12 bundle (.pfx, .p12) with one private key, its certificate and the intermediates: bytes, or a function that
+       * is asked again for every connection.
+       */
+      pkcs12: Readable<Uint8Array>
+      pkcs12File?: undefined
+    }
+  | {
+      /** A file with the content of `pkcs12`, at most 1 MiB; read again for every connection. */
+      pkcs12File: string | URL
+      pkcs12?: undefined
+    }
+) & {
+  /** Of the bundle. Default: it has none. */
+  passphrase?: string
+} & { [Name in keyof (X509CertificateOptions & X509KeyOptions) as Exclude<Name, 'passphrase'>]?: undefined }
+
+export type X509Options = X509Base &
+  (
+    | (X509CertificateOptions & X509KeyOptions & { pkcs12?: undefined; pkcs12File?: undefined })
+    | X509Pkcs12Options
+  )
 
 /**
  * A device that authenticates with its X.509 certificate. The registration id is the CN of that certificate.
@@ -104,8 +130,8 @@ export type X509Options = X509Base & X509CertificateOptions & X509KeyOptions
  * `load` checks content once, when it is new, and throws a DpsError of phase `config`:
  *
  * - CREDENTIAL_UNREADABLE: a file, a PEM block or a key cannot be read; the message says what was given instead
- * - CREDENTIAL_CHAIN_BROKEN: a certificate was not issued by the one after it
- * - CREDENTIAL_KEY_MISMATCH: the key is not that of the first certificate
+ * - CREDENTIAL_CHAIN_BROKEN: CA certificates are given, and none of them, or not the one of the right name, is the issuer
+ * - CREDENTIAL_KEY_MISMATCH: the key is that of no certificate
  * - CREDENTIAL_KEY_UNSUPPORTED: neither EC P-256, P-384, P-521 nor RSA of at least 2048 bits
  * - CREDENTIAL_NAME_MISMATCH: no CN, several, not a valid registration id, or not the `registrationId` given
  *
@@ -122,36 +148,33 @@ export function x509(options: X509Options): Credential {
     'passphrase',
     'privateKeyEngine',
     'privateKeyIdentifier',
+    'pkcs12',
+    'pkcs12File',
     'registrationId',
   ])
   const expectedId =
     options.registrationId === undefined ? undefined : checkRegistrationId(options.registrationId)
-  const certField = oneOf(options, 'x509', ['cert', 'certFile'])
-  const readCert: Read<PemInput> =
-    certField === 'certFile'
-      ? fromFile(checkPath(options.certFile, certField), certField)
-      : fromValue(options.cert!, certField)
-  const readKey = keySource(options)
+  const isBundle = options.pkcs12 !== undefined || options.pkcs12File !== undefined
+  const read = isBundle ? bundleSource(options) : pairSource(options)
   /** What is given as a value was copied, and stays as it is. */
   const fixed =
-    ![options.cert, options.key].some((given) => typeof given === 'function') &&
+    ![options.cert, options.key, options.pkcs12].some((given) => typeof given === 'function') &&
     !options.certFile &&
-    !options.keyFile
+    !options.keyFile &&
+    !options.pkcs12File
   let current: { readonly digest: string; readonly identity: Identity } | undefined
 
-  return Object.freeze({
+  const credential = Object.freeze({
     load: async () => {
       if (fixed && current !== undefined) return current.identity
       let failed: { readonly digest: string; readonly error: unknown } | undefined
       for (let reads = 1; ; reads++) {
-        const cert = checkMaterial(await readCert(), certField, true)
-        const key = await readKey()
-        const digest = digestOf([...partsOf(cert), ...key.parts.reveal()])
+        const material = await read()
+        const digest = digestOf(material.parts.reveal())
         if (current?.digest === digest) return current.identity
         if (failed?.digest === digest) throw failed.error
         try {
-          const identity =
-            identities.get(digest) ?? identify(readCertificates(cert, certField), certField, key)
+          const identity = identities.get(digest) ?? (await identify(await material.open()))
           checkExpected(identity.registrationId, expectedId)
           // A key that was replaced is not kept for later.
           if (current !== undefined) identities.delete(current.digest)
@@ -167,14 +190,77 @@ export function x509(options: X509Options): Credential {
       }
     },
   })
+  return madeOf(credential, 'x509', options)
 }
 
-/** A key as it was read, before anything is known about it. */
-interface KeyMaterial {
+/** What was read, before anything is known about it. */
+interface Material {
   /** All of its content, for comparison. */
   readonly parts: Secret<readonly (string | Uint8Array)[]>
-  /** What TLS needs of it, once it has been checked against the certificate it is used with. */
-  pairWith(leaf: X509Certificate): TlsIdentity
+  open(): Promise<Contents> | Contents
+}
+
+interface Contents {
+  /** In the order in which they were given. */
+  readonly certificates: readonly X509Certificate[]
+  /** The option that they came from. */
+  readonly field: string
+  readonly key: DeviceKey
+}
+
+interface DeviceKey {
+  readonly field: string
+  /** Whether it is the key of a certificate; absent where only the chip could tell. */
+  readonly fits?: (certificate: X509Certificate) => boolean
+  readonly tls: TlsIdentity
+}
+
+/** A key as it was read. */
+interface KeyMaterial {
+  readonly parts: readonly (string | Uint8Array)[]
+  open(): DeviceKey
+}
+
+function bundleSource(options: X509Options): Read<Material> {
+  const field = oneOf(options, 'x509', ['pkcs12', 'pkcs12File'])
+  const others = ['cert', 'certFile', 'key', 'keyFile', 'privateKeyEngine', 'privateKeyIdentifier'] as const
+  const other = others.find((name) => options[name] !== undefined)
+  if (other !== undefined)
+    throw invalid(`\`${other}\` and \`${field}\` exclude each other: the bundle has both.`)
+  const { passphrase, pkcs12, pkcs12File } = options
+  if (passphrase !== undefined && typeof passphrase !== 'string')
+    throw invalid('`passphrase` must be a string.')
+  const read: Read<Uint8Array> =
+    field === 'pkcs12File' ? fromFile(checkPath(pkcs12File, field), field) : fromValue(pkcs12!, field)
+  return async () => {
+    const bytes = await read()
+    if (!(bytes instanceof Uint8Array)) throw unreadable(field, 'must be bytes: a PKCS#12 bundle is no text')
+    return {
+      parts: new Secret(['pkcs12', bytes, passphrase ?? '']),
+      open: async () => {
+        const { readPkcs12 } = await import('./rare.ts')
+        const { certificates, key } = await readPkcs12(bytes, passphrase, field, MAX_ITERATIONS)
+        return { certificates, field, key: deviceKeyOf(key, passphrase ?? '', field) }
+      },
+    }
+  }
+}
+
+function pairSource(options: X509Options): Read<Material> {
+  const field = oneOf(options, 'x509', ['cert', 'certFile'])
+  const readCert: Read<PemInput> =
+    field === 'certFile'
+      ? fromFile(checkPath(options.certFile, field), field)
+      : fromValue(options.cert!, field)
+  const readKey = keySource(options)
+  return async () => {
+    const cert = checkMaterial(await readCert(), field, true)
+    const key = await readKey()
+    return {
+      parts: new Secret([...partsOf(cert), ...key.parts]),
+      open: () => ({ certificates: readCertificates(cert, field), field, key: key.open() }),
+    }
+  }
 }
 
 function keySource(options: X509Options): Read<KeyMaterial> {
@@ -184,20 +270,16 @@ function keySource(options: X509Options): Read<KeyMaterial> {
     const engine = checkText(privateKeyEngine, 'privateKeyEngine')
     const identifier = checkText(privateKeyIdentifier, 'privateKeyIdentifier')
     if (passphrase !== undefined) {
-      throw new DpsError(
-        'OPTION_INVALID',
-        'config',
-        '`passphrase` belongs to `key` or `keyFile`, not to an engine.',
-      )
+      throw invalid('`passphrase` belongs to `key` or `keyFile`, not to an engine.')
     }
     const opaque: KeyMaterial = {
-      parts: new Secret(['engine', engine, identifier]),
-      pairWith: () => ({ privateKeyEngine: engine, privateKeyIdentifier: identifier }),
+      parts: ['engine', engine, identifier],
+      open: () => ({ field, tls: { privateKeyEngine: engine, privateKeyIdentifier: identifier } }),
     }
     return async () => opaque
   }
   if (privateKeyIdentifier !== undefined) {
-    throw new DpsError('OPTION_INVALID', 'config', '`privateKeyIdentifier` belongs to `privateKeyEngine`.')
+    throw invalid('`privateKeyIdentifier` belongs to `privateKeyEngine`.')
   }
   if (passphrase !== undefined) checkText(passphrase, 'passphrase')
   const read: Read<string | Uint8Array> =
@@ -205,23 +287,19 @@ function keySource(options: X509Options): Read<KeyMaterial> {
   return async () => {
     const content = checkMaterial(await read(), field, false)
     return {
-      parts: new Secret(passphrase === undefined ? [content] : [content, passphrase]),
-      pairWith: (leaf) => pairOf(leaf, content, passphrase, field),
+      parts: passphrase === undefined ? [content] : [content, passphrase],
+      open: () => deviceKeyOf(content, passphrase, field),
     }
   }
 }
 
-function pairOf(
-  leaf: X509Certificate,
-  content: string | Uint8Array,
-  passphrase: string | undefined,
-  field: string,
-): TlsIdentity {
+function deviceKeyOf(content: string | Uint8Array, passphrase: string | undefined, field: string): DeviceKey {
   const { pem, kind, label } = readPrivateKey(content, field)
   const isEncrypted = kind === 'encrypted private key'
   if (isEncrypted && passphrase === undefined) {
     throw unreadable(field, 'is encrypted: give its `passphrase`')
   }
+  if (label === 'ENCRYPTED PRIVATE KEY') checkIterations(pem, field)
   let key: KeyObject
   try {
     key = createPrivateKey(isEncrypted ? { key: pem, passphrase: passphrase! } : pem)
@@ -232,73 +310,49 @@ function pairOf(
       : `holds a ${label} block whose content is not a private key that OpenSSL can read`
     throw unreadable(field, fault, cause)
   }
-  if (!leaf.checkPrivateKey(key)) {
-    throw new DpsError(
-      'CREDENTIAL_KEY_MISMATCH',
-      'config',
-      `\`${field}\` is not the private key of the device certificate (${nameOf(leaf)}).`,
-    )
+  return {
+    field,
+    fits: (certificate) => certificate.checkPrivateKey(key),
+    tls: isEncrypted ? { key: pem, passphrase: passphrase! } : { key: pem },
   }
-  return isEncrypted ? { key: pem, passphrase: passphrase! } : { key: pem }
 }
 
-function identify(chain: readonly X509Certificate[], field: string, key: KeyMaterial): Identity {
+async function chainOf({ certificates, field, key }: Contents): Promise<OrderedChain> {
+  const inOrder = certificates.every((issuer, at) => {
+    const subject = certificates[at - 1]
+    if (subject === undefined) return key.fits?.(issuer) ?? true
+    return isIssuedBy(subject, issuer) && !subject.raw.equals(issuer.raw)
+  })
+  if (inOrder) return { chain: certificates, notices: [] }
+  const { orderChain } = await import('./rare.ts')
+  return orderChain(certificates, key.fits, field, key.field, { isIssuedBy, isSignedBy, nameOf })
+}
+
+async function identify(contents: Contents): Promise<Identity> {
+  const { field, key } = contents
+  const { chain, notices } = await chainOf(contents)
   const leaf = chain[0]!
-  checkChain(chain, field)
   const keyCurve = checkKeyType(leaf)
-  const keyOptions = key.pairWith(leaf)
   const registrationId = registrationIdOf(leaf)
   const periods = validityOf(chain, field)
-  const opaque = keyOptions.privateKeyEngine === undefined ? [] : key.parts.reveal()
+  const { privateKeyEngine, privateKeyIdentifier } = key.tls
+  const opaque = privateKeyEngine === undefined ? [] : ['engine', privateKeyEngine, privateKeyIdentifier!]
   const cert = chain.map((certificate) => certificate.toString()).join('')
-  return constant({
+  const identity: Identity = constant({
     registrationId,
     // The key is that of the leaf, so the certificates stand for it, unless it is opaque.
     fingerprint: digestOf(['x509', ...chain.map((certificate) => certificate.raw), ...opaque]),
-    tls: redacting<TlsIdentity>({ cert, ...keyOptions }, ['key', 'passphrase', 'privateKeyIdentifier']),
+    tls: redacting<TlsIdentity>({ cert, ...key.tls }, ['key', 'passphrase', 'privateKeyIdentifier']),
     ...(keyCurve === undefined ? {} : { keyCurve }),
+    ...(notices.length === 0 ? {} : { notices: Object.freeze(notices) }),
     checkDates: (nowMs: number) => checkDates(periods, nowMs),
     // The handshake authenticates.
     token: async () => undefined,
   })
+  return judge(identity, chain, periods)
 }
 
-function checkChain(chain: readonly X509Certificate[], field: string): void {
-  for (let i = 1; i < chain.length; i++) {
-    const subject = chain[i - 1]!
-    const issuer = chain[i]!
-    if (isIssuedBy(subject, issuer)) continue
-    const numbered = `Certificate ${i} of \`${field}\` (${nameOf(subject)}) was not issued by certificate ${i + 1} (${nameOf(issuer)})`
-    throw new DpsError(
-      'CREDENTIAL_CHAIN_BROKEN',
-      'config',
-      `${numbered}: ${whyNotIssuedBy(subject, issuer)}.`,
-    )
-  }
-}
-
-function whyNotIssuedBy(subject: X509Certificate, issuer: X509Certificate): string {
-  if (isIssuedBy(issuer, subject)) return 'it is the other way round, so the chain is in the wrong order'
-  if (subject.issuer !== issuer.subject) return `its issuer is ${nameOf({ subject: subject.issuer })}`
-  if (isSignedBy(subject, issuer))
-    return 'the signature fits, but the second may not sign certificates or has another key id'
-  return 'the names agree, but the signature was made with another key'
-}
-
-function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
-  return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
-}
-
-function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
-  try {
-    return subject.verify(issuer.publicKey)
-  } catch {
-    // The issuer's key is of another kind than the signature, or of one that OpenSSL does not know.
-    return false
-  }
-}
-
-function checkKeyType(leaf: X509Certificate): CurveName | undefined {
+export function checkKeyType(leaf: X509Certificate): CurveName | undefined {
   let key: KeyObject
   try {
     key = leaf.publicKey
@@ -392,12 +446,29 @@ function checkDates(periods: readonly Period[], nowMs: number): void {
   }
 }
 
-function nameOf({ subject }: { subject?: string }): string {
+function partsOf(input: PemInput): readonly (string | Uint8Array)[] {
+  return typeof input === 'string' || input instanceof Uint8Array ? [input] : [`${input.length}`, ...input]
+}
+
+export function isIssuedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+  return subject.checkIssued(issuer) && isSignedBy(subject, issuer)
+}
+
+export function isSignedBy(subject: X509Certificate, issuer: X509Certificate): boolean {
+  try {
+    return subject.verify(issuer.publicKey)
+  } catch {
+    // The issuer's key is of another kind than the signature, or of one that OpenSSL does not know.
+    return false
+  }
+}
+
+export function nameOf({ subject }: { subject?: string }): string {
   return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 
-function partsOf(input: PemInput): readonly (string | Uint8Array)[] {
-  return typeof input === 'string' || input instanceof Uint8Array ? [input] : [`${input.length}`, ...input]
+function invalid(message: string): DpsError {
+  return new DpsError('OPTION_INVALID', 'config', message)
 }
 
 function checkText(value: unknown, field: string): string {

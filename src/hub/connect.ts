@@ -140,6 +140,7 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     const assignment = await provisionAs(
       {
         ...provisioning,
+        credential: settings.credentials as never,
         ...(mode !== undefined && { mode }),
         signal: scope.signal,
         onEvent: emit as (event: DpsEvent) => void,

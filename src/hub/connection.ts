@@ -10,7 +10,7 @@ import {
   TWIN_RESPONSE_FILTER,
   telemetryTopic,
 } from '../protocol/hub-wire.ts'
-import { mayFallBack } from '../registration/fallback.ts'
+import { CredentialTurns, mayFallBack } from '../registration/fallback.ts'
 import { PhaseTracker, type Scope } from '../registration/phases.ts'
 import { backoffCeilingMs } from '../registration/schedule.ts'
 import { dial } from '../tls/dial.ts'
@@ -470,8 +470,23 @@ export class Hub implements HubConnection {
     return true
   }
 
-  /** One attempt: over each transport in turn, for as long as only the network is in the way. */
+  /** One attempt: with each credential in turn, for as long as one after the other is of no use. */
   async #connect(assignment: HubAssignment): Promise<OpenedHub> {
+    const turns = new CredentialTurns(this.#settings.credentials.count)
+    for (;;) {
+      try {
+        return await this.#connectAs(assignment, turns.index)
+      } catch (thrown) {
+        if (this.#stop !== undefined) throw thrown
+        this.#emit(turns.next(asDpsError(thrown)))
+        // The handler of the event may have closed it.
+        if (this.#stop !== undefined) throw this.#stop
+      }
+    }
+  }
+
+  /** Over each transport in turn, for as long as only the network is in the way. */
+  async #connectAs(assignment: HubAssignment, credential: number): Promise<OpenedHub> {
     const { transports, base } = this.#settings
     const order = [...transports].sort((a, b) => Number(b === this.#reached) - Number(a === this.#reached))
     for (const [turn, name] of order.entries()) {
@@ -479,7 +494,7 @@ export class Hub implements HubConnection {
       this.#phases = phases
       try {
         const opened = await phases.run((scope) =>
-          this.#closeIfLate(this.#open(assignment, name, scope), scope),
+          this.#closeIfLate(this.#open(assignment, name, scope, credential), scope),
         )
         this.#reached = name
         return opened
@@ -503,13 +518,19 @@ export class Hub implements HubConnection {
   }
 
   /** options → credential → TLS policy → transport → session. */
-  async #open(assignment: HubAssignment, name: HubTransportName, scope: Scope): Promise<OpenedHub> {
-    const { base, policy, proxy, targetOf } = this.#settings
-    const { clock, credential, connect, lastContactMs, waitForClock } = base
+  async #open(
+    assignment: HubAssignment,
+    name: HubTransportName,
+    scope: Scope,
+    credential: number,
+  ): Promise<OpenedHub> {
+    const { base, credentials, policy, proxy, targetOf } = this.#settings
+    const { clock, connect, lastContactMs, waitForClock } = base
     const { signal, enter } = scope
     enter('config')
     const target = targetOf(assignment, name)
-    const identity = await credential.load()
+    const identity = await credentials.load(credential)
+    for (const message of credentials.newNotices(identity)) this.#emit({ type: 'warning', message })
     checkIdentityAgainstPolicy(policy, identity)
     enter('clock')
     await checkClock({
@@ -542,6 +563,7 @@ export class Hub implements HubConnection {
       transport: name,
       // CONNECT, and the upgrade before it.
       roundTrips: dialed.roundTrips + (name === 'mqtt' ? 1 : 2),
+      ...(credentials.isList && { credential }),
     })
     const subscriptions = new Subscriptions()
     const filters = this.#wanted(target)

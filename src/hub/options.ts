@@ -7,6 +7,7 @@ import {
   resolveHub,
 } from '../assignment/hub.ts'
 import type { Credential } from '../credential/credential.ts'
+import { OrderedCredentials } from '../credential/ordered.ts'
 import { DpsError } from '../errors.ts'
 import type {
   ConnectFunction,
@@ -32,7 +33,15 @@ export interface QueueOptions {
 export type HubEvent =
   | Extract<
       DpsEvent,
-      { type: 'phase-started' | 'phase-ended' | 'fallback' | 'waiting-for-clock' | 'warning' }
+      {
+        type:
+          | 'phase-started'
+          | 'phase-ended'
+          | 'fallback'
+          | 'credential-fallback'
+          | 'waiting-for-clock'
+          | 'warning'
+      }
     >
   | {
       readonly type: 'connected'
@@ -89,7 +98,11 @@ export type HubEvent =
  */
 export interface ConnectHubOptions
   extends Omit<HubOptions, 'transport' | 'port' | 'connectTo' | 'gatewayHostName'> {
-  credential: Credential
+  /**
+   * Or several of one device in order of preference, as in `ProvisioningClientOptions`: each connection begins with the first,
+   * whichever the device registered with, so that one that was issued meanwhile is used.
+   */
+  credential: Credential | readonly Credential[]
   /** Or both in order of preference, with the fallback of `ProvisioningClient`. Default `'mqtt'`. */
   transport?: HubTransportName | readonly HubTransportName[]
   /** One for whatever transport is used, or one for each. Default 8883 for `mqtt`, 443 for `mqtt-ws`. */
@@ -120,6 +133,7 @@ export interface ConnectHubOptions
 /** The options after validation: complete and copied. */
 export interface ResolvedHub {
   readonly base: ResolvedOptions
+  readonly credentials: OrderedCredentials
   readonly policy: TlsPolicy
   readonly proxy: HttpProxy | undefined
   /** In order of preference, at least one. */
@@ -192,6 +206,7 @@ export function resolveConnectHub(options: ConnectHubOptions): ResolvedHub {
   }
   return Object.freeze({
     base,
+    credentials: OrderedCredentials.of(base.credential),
     policy: resolvePolicy(options.tls, options.trust),
     proxy: resolveProxy(options.proxy),
     transports,

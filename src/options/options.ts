@@ -122,6 +122,16 @@ export type DpsEvent =
     }
   | {
       /**
+       * A credential of the list cannot be read, has expired or was refused, because of `error`: the rest of the call is done
+       * with the next. Indices.
+       */
+      readonly type: 'credential-fallback'
+      readonly from: number
+      readonly to: number
+      readonly error: DpsError
+    }
+  | {
+      /**
        * Nothing answered what was sent ahead of CONNACK (option `mqtt.pipelining`), because of `error`. The rest of the call
        * sends one packet after the other, at once where the connection could not be opened.
        */
@@ -221,7 +231,14 @@ export type ConnectFunction = (target: ConnectTarget) => Duplex | Promise<Duplex
 export interface ProvisioningClientOptions {
   /** The id scope of the provisioning service instance, such as `0ne00000000`. */
   idScope: string
-  credential: Credential
+  /**
+   * Who the device is; or several credentials of one device in order of preference, such as `[operational, bootstrap]`. Each
+   * call begins with the first, and tries the next, once, where one cannot be read, has expired, or is refused by the service
+   * (UNAUTHORIZED, TLS_CLIENT_CERTIFICATE_REFUSED): never for the network's sake, nor for a clock that is behind. Each step is
+   * told by a `credential-fallback` event. Where all fail the call rejects with the error of the last that was refused, or else
+   * of the last, and its `cause` is an AggregateError with all of them in order.
+   */
+  credential: Credential | readonly Credential[]
   /**
    * The host name of the service: sent as SNI and verified in the certificate.
    * Default `global.azure-devices-provisioning.net`.

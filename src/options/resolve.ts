@@ -27,7 +27,8 @@ export type ResolvedRetry = Readonly<Required<RetryOptions>>
 /** The options after validation: complete, copied and frozen. */
 export interface ResolvedOptions {
   readonly idScope: string
-  readonly credential: Credential
+  /** A list has at least one. */
+  readonly credential: Credential | readonly Credential[]
   readonly host: string
   /** The caller's port for a transport, or undefined for the transport's own. */
   readonly portFor: (transport: string) => number | undefined
@@ -105,10 +106,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
   object('options', options)
   // A misspelt option that is silently ignored is a policy that silently does not apply.
   refuseUnknown('', options, KNOWN)
-  const { credential, clock = systemClock, onEvent } = options
-  if (typeof credential?.load !== 'function') {
-    throw invalid('credential', 'must be made by x509(), symmetricKey() or sasSigner()')
-  }
+  const { clock = systemClock, onEvent } = options
   if (onEvent !== undefined && typeof onEvent !== 'function') throw invalid('onEvent', 'must be a function')
   object('clock', clock)
   for (const method of ['now', 'monotonic', 'random', 'sleep', 'after'] as const) {
@@ -121,7 +119,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
   const host = hostName('host', options.host ?? DEFAULT_HOST)
   return Object.freeze({
     idScope,
-    credential,
+    credential: credential(options.credential),
     host,
     portFor: ports(options.port),
     connectTo: options.connectTo === undefined ? undefined : hostName('connectTo', options.connectTo),
@@ -218,6 +216,21 @@ export function hostName(name: string, value: unknown): string {
     throw invalid(name, 'must be a host name or an IP address, without scheme, path or port')
   }
   return value.toLowerCase()
+}
+
+function credential<T extends ProvisioningClientOptions['credential']>(given: T): T | readonly Credential[] {
+  const list: readonly Credential[] = Array.isArray(given) ? given : [given]
+  if (list.length === 0) throw invalid('credential', 'must have at least one credential in its list')
+  for (const [index, one] of list.entries()) {
+    if (typeof one?.load !== 'function') {
+      throw invalid(
+        'credential',
+        'must be made by x509(), symmetricKey() or sasSigner(), or be a list of those',
+      )
+    }
+    if (list.indexOf(one) !== index) throw invalid('credential', 'names a credential twice')
+  }
+  return Array.isArray(given) ? Object.freeze([...list]) : given
 }
 
 const TRANSPORT_NAMES: readonly TransportName[] = ['mqtt', 'mqtt-ws', 'https']

@@ -230,11 +230,14 @@ function refusal(
 /** More than any clock that is kept in time is off by. */
 const SUSPICIOUS_SKEW_MS = 300_000
 
+export function isClockWrong(serverTime: Date | undefined, nowMs: number): serverTime is Date {
+  return serverTime !== undefined && Math.abs(nowMs - serverTime.getTime()) >= SUSPICIOUS_SKEW_MS
+}
+
 /** A wrong clock makes every token expired or not yet due, and the service only says unauthorized. */
 function skewHint(code: DpsErrorCode, serverTime: Date | undefined, nowMs: number): string | undefined {
-  if (code !== 'UNAUTHORIZED' || serverTime === undefined) return undefined
+  if (code !== 'UNAUTHORIZED' || !isClockWrong(serverTime, nowMs)) return undefined
   const skewMs = nowMs - serverTime.getTime()
-  if (Math.abs(skewMs) < SUSPICIOUS_SKEW_MS) return undefined
   const by = `${Math.round(Math.abs(skewMs) / 60_000)} minutes ${skewMs < 0 ? 'behind' : 'ahead of'}`
   return `Set the clock first: this device is ${by} the service, which says it is ${isoTime(serverTime.getTime())}.`
 }

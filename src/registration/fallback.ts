@@ -1,4 +1,6 @@
-import type { DpsErrorCode, DpsPhase } from '../errors.ts'
+import { errorOfAll } from '../credential/ordered.ts'
+import type { DpsError, DpsErrorCode, DpsPhase } from '../errors.ts'
+import type { DpsEvent } from '../options/options.ts'
 
 const ON_THE_WAY: ReadonlySet<DpsPhase> = new Set<DpsPhase>(['dns', 'proxy', 'tcp'])
 
@@ -41,5 +43,55 @@ export function mayBeRefusedPipelining(error: {
       return UNSERVED.has(error.code)
     default:
       return false
+  }
+}
+
+/** What speaks against a credential: it cannot be read or used, its time is over, or it was refused. */
+const CREDENTIAL_FAILED: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
+  'CREDENTIAL_UNREADABLE',
+  'CREDENTIAL_KEY_MISMATCH',
+  'CREDENTIAL_CHAIN_BROKEN',
+  'CREDENTIAL_KEY_UNSUPPORTED',
+  'SAS_KEY_INVALID',
+  'SIGNER_FAILED',
+  'DEVICE_CERTIFICATE_EXPIRED',
+  'TLS_CLIENT_CERTIFICATE_REFUSED',
+  'UNAUTHORIZED',
+])
+
+/**
+ * Whether another credential may work where one failed by this error. Not one that is of another device, which a person has
+ * to mend, nor one that is not valid yet, which says more about the clock; and the network is no credential's fault.
+ */
+export function isCredentialFailure({
+  code,
+  phase,
+}: {
+  readonly code: DpsErrorCode
+  readonly phase: DpsPhase
+}): boolean {
+  return CREDENTIAL_FAILED.has(code) || (code === 'TRANSPORT_FAILED' && phase === 'config')
+}
+
+/** Whose turn it is among the credentials in one call: each has one, and none comes back. */
+export class CredentialTurns {
+  readonly #count: number
+  readonly #failed: DpsError[] = []
+
+  constructor(count: number) {
+    this.#count = count
+  }
+
+  get index(): number {
+    return this.#failed.length
+  }
+
+  /** Goes on to the next because of `error`, as the event says; else the call is over, by what is thrown. */
+  next(error: DpsError): Extract<DpsEvent, { type: 'credential-fallback' }> {
+    if (!isCredentialFailure(error)) throw error
+    const from = this.index
+    if (from + 1 >= this.#count) throw errorOfAll([...this.#failed, error])
+    this.#failed.push(error)
+    return { type: 'credential-fallback', from, to: from + 1, error }
   }
 }

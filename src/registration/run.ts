@@ -4,7 +4,7 @@ import type { DpsEvent } from '../options/options.ts'
 import type { ResolvedRetry } from '../options/resolve.ts'
 import { parseLookup, parseReply } from '../protocol/response.ts'
 import type { ConnectionFacts, TransportRequest, TransportSession } from '../transport/transport.ts'
-import { mayBeRefusedPipelining, mayFallBack } from './fallback.ts'
+import { CredentialTurns, mayBeRefusedPipelining, mayFallBack } from './fallback.ts'
 import { type PhaseLimits, type PhaseTimings, PhaseTracker, type Scope } from './phases.ts'
 import { delayMs } from './schedule.ts'
 import type { Effect, Outcome, RegistrationEvent, Request, Step, Wait } from './state.ts'
@@ -28,8 +28,8 @@ export interface Route {
    * request found no answer and the same, sent in its turn, did.
    */
   readonly onPipeliningRefused?: (() => void) | undefined
-  /** Opens a session with the credential as it is now; `early` is what may be sent at once. */
-  open(scope: Scope, early?: EarlyStep): Promise<OpenedSession>
+  /** Opens a session with that credential as it is now; `early` is what may be sent at once. */
+  open(scope: Scope, early: EarlyStep | undefined, credential: number): Promise<OpenedSession>
 }
 
 export interface EarlyStep {
@@ -43,6 +43,8 @@ export interface CallPlan {
   readonly step: Step
   /** In order of preference, at least one. */
   readonly routes: readonly Route[]
+  /** How many there are, in order of preference. Default 1. */
+  readonly credentials?: number
   /** Told the index of the route that let the call through. */
   readonly onReached?: (route: number) => void
   readonly clock: Clock
@@ -52,11 +54,15 @@ export interface CallPlan {
   readonly totalMs: number
   readonly signal: AbortSignal | undefined
   readonly emit: (event: DpsEvent) => void
+  /** Says more of an error that ends the call, or the turn of a credential, where the caller can. */
+  readonly explain?: (error: DpsError, credential: number) => Promise<DpsError>
 }
 
 export interface CallResult {
   readonly outcome: Outcome
   readonly registrationId: string
+  /** The index of the one that was used. */
+  readonly credential: number
   /** The connection that brought the outcome; `roundTrips` counts every session that was opened in the call. */
   readonly connection: ConnectionFacts
   readonly timingsMs: PhaseTimings
@@ -82,6 +88,7 @@ class Call {
   readonly #plan: CallPlan
   readonly #phases: PhaseTracker
   readonly #deadlineAt: number
+  readonly #turns: CredentialTurns
   #opened: OpenedSession | undefined
   /** The route that got through last: what was blocked a moment ago is not tried first again. */
   #route: number | undefined
@@ -99,6 +106,7 @@ class Call {
 
   constructor(plan: CallPlan) {
     this.#plan = plan
+    this.#turns = new CredentialTurns(plan.credentials ?? 1)
     const { clock } = plan
     this.#deadlineAt = clock.monotonic() + plan.totalMs
     this.#phases = new PhaseTracker(clock, plan.limits, (event) => this.#emit(event))
@@ -124,7 +132,13 @@ class Call {
     const { step, retry } = this.#plan
     let [state, effect] = transition({ name: 'idle', step }, { name: 'start' }, retry.maxAttempts)
     for (;;) {
-      if (effect.name === 'reject') throw effect.error
+      if (effect.name === 'reject') {
+        if (this.#stop !== undefined) throw effect.error
+        this.#emit(this.#turns.next(await this.#explained(effect.error)))
+        await this.#close()
+        ;[state, effect] = transition({ name: 'idle', step }, { name: 'start-again' }, retry.maxAttempts)
+        continue
+      }
       if (effect.name === 'resolve') {
         // A caller who cancelled in the same instant must not be told that it went on.
         if (this.#stop !== undefined) throw this.#stop
@@ -134,6 +148,10 @@ class Call {
       if ('error' in event) this.#lastError = event.error
       ;[state, effect] = transition(state, event, retry.maxAttempts)
     }
+  }
+
+  async #explained(error: DpsError): Promise<DpsError> {
+    return (await this.#plan.explain?.(error, this.#turns.index).catch(() => error)) ?? error
   }
 
   async #perform(effect: Effect): Promise<RegistrationEvent> {
@@ -183,7 +201,11 @@ class Call {
         onReached?.(index)
       }
       const next = order[turn + 1]
-      if (event.name !== 'open-failed' || next === undefined || !mayFallBack(event.error)) return event
+      if (event.name !== 'open-failed' || next === undefined || !mayFallBack(event.error)) {
+        // A refusal too has come through.
+        if (event.name === 'open-failed' && !mayFallBack(event.error)) this.#route = index
+        return event
+      }
       this.#emit({ type: 'fallback', from: route.name, to: routes[next]!.name, error: event.error })
       if (this.#stop !== undefined) break
     }
@@ -202,7 +224,7 @@ class Call {
   }
 
   async #open(route: Route, scope: Scope, early?: EarlyStep): Promise<RegistrationEvent> {
-    const opening = route.open(scope, early)
+    const opening = route.open(scope, early, this.#turns.index)
     // A transport that opens after it was given up on would leave a connection that nobody closes.
     opening.then(
       (late) => scope.signal.aborted && void closeOrDestroy(late, this.#plan.clock),
@@ -297,6 +319,7 @@ class Call {
     return {
       outcome,
       registrationId,
+      credential: this.#turns.index,
       connection: { ...connection, roundTrips: this.#roundTrips },
       timingsMs: this.#phases.timings(),
     }

@@ -45,6 +45,8 @@ export type State =
 
 export type RegistrationEvent =
   | { readonly name: 'start' }
+  /** As `start`, where the call is under way already, with another credential. */
+  | { readonly name: 'start-again' }
   | { readonly name: 'opened' }
   /** No session could be opened. */
   | { readonly name: 'open-failed'; readonly error: DpsError }

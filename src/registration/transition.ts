@@ -50,6 +50,10 @@ function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): 
           { name: 'waiting', step: state.step, failures: NO_FAILURES, connected: false },
           { name: 'wait', wait: { reason: 'start' }, keep: true },
         ],
+        'start-again': () => [
+          { name: 'opening', step: state.step, failures: NO_FAILURES },
+          { name: 'open', step: state.step },
+        ],
       }
     case 'opening':
       return {

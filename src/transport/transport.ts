@@ -35,6 +35,8 @@ export interface ConnectionFacts extends TlsFacts {
   readonly transport: string
   /** Network round trips until a request could be sent: where the first went ahead, those of the dialer and no more. */
   readonly roundTrips: number
+  /** Of a list of credentials, the index of the one that was used; said by the client, and absent where there is no list. */
+  readonly credential?: number
 }
 
 /** The transports that come with the package. */

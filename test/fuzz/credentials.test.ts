@@ -1,10 +1,12 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { createPki, generateSymmetricKey, issueCertificate } from '../../src/emulator/index.ts'
 import { DpsError, ProvisioningClient, symmetricKey, x509 } from '../../src/index.ts'
 import { secureContextFor } from '../../src/tls/context.ts'
 import { resolvePolicy } from '../../src/tls/policy.ts'
+import { OpenSsl } from '../unit/credential/certificates.ts'
 import { changed, check, ending, limitMs, mutation, RUNS } from './fuzz.ts'
 
 // Certificates, keys and roots as they come from a file that was cut, pasted, converted or overwritten. Whatever OpenSSL
@@ -126,6 +128,41 @@ describe('a credential that was changed', () => {
             return
           }
           expect(end.phase).toBe('config')
+          tellsNothing(end)
+          codes.add(end.code)
+        }),
+        runs,
+      )
+      expect([...codes]).toEqual(expect.arrayContaining(['loaded', 'CREDENTIAL_UNREADABLE']))
+    },
+    limitMs(runs),
+  )
+
+  it(
+    'is a PKCS#12 bundle that is read, or a DpsError of phase config',
+    async () => {
+      const openssl = new OpenSsl()
+      const bundles = [ec, rsa].flatMap(({ chainPem, keyPem }) => {
+        openssl.write('key.pem', keyPem)
+        openssl.write('cert.pem', chainPem)
+        const args = ['pkcs12', '-export', '-inkey', 'key.pem', '-in', 'cert.pem', '-passout', 'pass:fuzz']
+        return [[], ['-noiter', '-nomac'], ['-nomac', '-certpbe', 'NONE', '-keypbe', 'NONE']].map((more) =>
+          openssl.run([...args, ...more]),
+        )
+      })
+      openssl.remove()
+      bundles.push(readFileSync('test/data/legacy.p12'))
+      const codes = new Set<string>()
+      await check(
+        fc.asyncProperty(fc.constantFrom(...bundles), mutations, async (bundle, how) => {
+          const end = await ending(x509({ pkcs12: changed(bundle, how), passphrase: 'fuzz' }).load())
+          if (!DpsError.is(end)) {
+            expect(end.registrationId).toMatch(/^[A-Za-z0-9\-._:]{1,128}$/)
+            codes.add('loaded')
+            return
+          }
+          expect(end.phase).toBe('config')
+          expect(end.code).toMatch(/^CREDENTIAL_/)
           tellsNothing(end)
           codes.add(end.code)
         }),

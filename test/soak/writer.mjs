@@ -9,5 +9,6 @@ const all = JSON.parse(readFileSync(records, 'utf8')).map((/** @type {string} */
 console.log('ready')
 for (let n = Number(from); ; n++) {
   await store.write(all[n % all.length])
-  console.log(n)
+  // Heard before the next begins: what a reader without a turn leaves in the pipe fills it, and from then on only waits here.
+  await new Promise((done) => process.stdout.write(`${n}\n`, done))
 }

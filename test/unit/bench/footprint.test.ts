@@ -24,6 +24,13 @@ describe('the footprint', () => {
     expect(loadedBytes['.:https']).toBeGreaterThan(loadedBytes['.']!)
   })
 
+  it('has nothing in a registration of what few registrations need', () => {
+    const names = loads().flatMap(({ files }) => files)
+    expect(names).toContain('index.cjs')
+    expect(names.filter((name) => /^(?:rare|issuance|asn1)-/.test(name))).toEqual([])
+    expect(packedContents().files.filter(({ path }) => /dist\/rare-/.test(path))).toHaveLength(1)
+  })
+
   it('has a budget that is a limit: 1 package, 1 MiB, 60 files', () => {
     expect(readBudget()).toMatchObject({ packages: 1, unpackedBytes: 2 ** 20, files: 60 })
   })

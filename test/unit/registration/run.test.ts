@@ -664,3 +664,58 @@ describe('progress', () => {
     ])
   })
 })
+
+describe('the next credential', () => {
+  const refused = () => json(401, { errorCode: 401002, message: 'no' })
+
+  it('has the rest of the time, no second start delay, and the round trips of both are counted', async () => {
+    const used: number[] = []
+    const requests: TransportRequest[] = []
+    const closed: number[] = []
+    const t = setup([], {
+      credentials: 2,
+      retry: { ...retry, startDelayMs: 10_000 },
+      open: async (_scope, _early, credential) => {
+        used.push(credential)
+        const session: TransportSession = {
+          connection: facts,
+          request: async (request) => {
+            requests.push(request)
+            return credential === 0 ? refused() : assigned
+          },
+          close: async () => {
+            closed.push(credential)
+          },
+        }
+        return { session, registrationId: 'd', body: '{}' }
+      },
+    })
+    const result = await t.running
+    expect(t.clock.sleeps).toEqual([5000])
+    expect(used).toEqual([0, 1])
+    // One session at a time.
+    expect(closed).toEqual([0, 1])
+    expect(result).toMatchObject({ credential: 1, connection: { roundTrips: 12 } })
+    expect(t.clock.pending).toBe(0)
+  })
+
+  it('is not tried once the time is over', async () => {
+    const used: number[] = []
+    const t = setup([], {
+      credentials: 2,
+      totalMs: 1000,
+      open: (_scope, _early, credential) => {
+        used.push(credential)
+        return credential === 0
+          ? Promise.reject(new DpsError('UNAUTHORIZED', 'connect', 'no'))
+          : new Promise(() => {})
+      },
+    })
+    await turns()
+    expect(used).toEqual([0, 1])
+    t.clock.advance(1000)
+    const error = await expectDpsError(t.running, 'DEADLINE_EXCEEDED', 'config')
+    expect(error.cause).toMatchObject({ code: 'UNAUTHORIZED' })
+    expect(used).toEqual([0, 1])
+  })
+})

@@ -23,6 +23,7 @@ const states: Record<string, State> = {
 
 const events: Record<RegistrationEvent['name'], RegistrationEvent> = {
   start: { name: 'start' },
+  'start-again': { name: 'start-again' },
   opened: { name: 'opened' },
   'open-failed': { name: 'open-failed', error: gone },
   assigning: { name: 'assigning', operationId: 'op', retryAfterMs: 3000 },
@@ -35,7 +36,7 @@ const events: Record<RegistrationEvent['name'], RegistrationEvent> = {
 
 /** Every legal move and the effect it asks for; what is not here must be refused. */
 const legal: Record<string, Partial<Record<RegistrationEvent['name'], [State['name'], string]>>> = {
-  idle: { start: ['waiting', 'wait'], stopped: ['settled', 'reject'] },
+  idle: { start: ['waiting', 'wait'], 'start-again': ['opening', 'open'], stopped: ['settled', 'reject'] },
   opening: {
     opened: ['requesting', 'request'],
     'open-failed': ['waiting', 'wait'],

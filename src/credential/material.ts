@@ -1,0 +1,89 @@
+import type { X509Certificate } from 'node:crypto'
+import type { Credential, Identity } from './credential.ts'
+import type { SasSignerOptions, SymmetricKeyOptions } from './sas.ts'
+import { Secret } from './secret.ts'
+import { copyOf } from './source.ts'
+import type { X509Options } from './x509.ts'
+
+/** What a credential was made of: its options as they were then, so that its sources can be read as they are now. */
+export type Material =
+  | { readonly kind: 'x509'; readonly options: Secret<X509Options> }
+  | { readonly kind: 'symmetric-key'; readonly options: Secret<SymmetricKeyOptions> }
+  | { readonly kind: 'sas-signer'; readonly options: Secret<SasSignerOptions> }
+
+// Beside the credentials rather than in them: there nothing prints it, copies it, or finds it.
+const materials = new WeakMap<Credential, Material>()
+
+/** Keeps what a credential was made of for whoever inspects it. */
+export function madeOf(credential: Credential, kind: Material['kind'], options: object): Credential {
+  const own = Object.fromEntries(Object.entries(options).map(([name, value]) => [name, copyOf(value)]))
+  materials.set(credential, { kind, options: new Secret(own) } as unknown as Material)
+  return credential
+}
+
+/** Undefined for a credential of the caller's own. */
+export function materialOf(credential: Credential): Material | undefined {
+  return materials.get(credential)
+}
+
+interface Standing {
+  readonly isSuspicious: boolean
+  /** When the first of its certificates has to be renewed, and when it ends. */
+  readonly renewAtMs: number
+}
+
+const standings = new WeakMap<Identity, Standing>()
+
+const MAX_NOTICE_MS = 30 * 86_400_000
+
+/** From when a certificate is said to end soon: 30 days before, and of a short life its last third. */
+export function renewAtMs(fromMs: number, untilMs: number): number {
+  return untilMs - Math.min(MAX_NOTICE_MS, (untilMs - fromMs) / 3)
+}
+
+const CLIENT_AUTHENTICATION = ['1.3.6.1.5.5.7.3.2', '2.5.29.37.0']
+const KEY_USAGE = Buffer.from('0603551d0f', 'hex')
+/** MD2, MD5 and SHA-1 with RSA; SHA-1 with ECDSA. */
+const WEAK_SIGNATURES = [
+  '2a864886f70d010102',
+  '2a864886f70d010104',
+  '2a864886f70d010105',
+  '2a8648ce3d0401',
+].map((hex) => Buffer.from(hex, 'hex'))
+
+/**
+ * Notes, while the certificates are at hand, whether an inspection can find something to warn of. It looks for bytes and
+ * takes nothing apart, so it may be wrong where there is nothing, and only there.
+ */
+export function judge(
+  identity: Identity,
+  chain: readonly X509Certificate[],
+  periods: readonly { readonly fromMs: number; readonly untilMs: number }[],
+): Identity {
+  const [{ raw, ca, keyUsage }] = chain as [X509Certificate]
+  const isSuspicious =
+    ca ||
+    chain.some((one, at) => at > 0 && !one.ca) ||
+    keyUsage?.some((purpose) => CLIENT_AUTHENTICATION.includes(purpose)) === false ||
+    !mayHaveDigitalSignature(raw) ||
+    chain.some((one) => WEAK_SIGNATURES.some((oid) => one.raw.includes(oid)))
+  const renewals = periods.map(({ fromMs, untilMs }) => renewAtMs(fromMs, untilMs))
+  standings.set(identity, { isSuspicious, renewAtMs: Math.min(...renewals) })
+  return identity
+}
+
+/** The extension is its OID, perhaps `critical`, and a bit string in an octet string (RFC 5280 4.2.1.3). */
+function mayHaveDigitalSignature(der: Buffer): boolean {
+  const found = der.indexOf(KEY_USAGE)
+  if (found === -1) return true
+  const at = found + KEY_USAGE.length
+  return (der[at + (der[at] === 1 ? 3 : 0) + 5]! & 0x80) !== 0
+}
+
+/** What there is to warn of in an identity now, as text to remember it by; empty where there is nothing. */
+export function doubtAbout(identity: Identity, nowMs: number): string {
+  const standing = standings.get(identity)
+  // One of the caller's own was looked at by nobody.
+  if (standing === undefined) return identity.tls === undefined ? '' : 'unknown'
+  return `${standing.isSuspicious ? 'suspicious' : ''}${nowMs >= standing.renewAtMs ? 'ending' : ''}`
+}
