@@ -104,9 +104,9 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
       name: 'library',
       setup(build) {
         const library = { path: './index.cjs', external: true }
-        build.onResolve({ filter: /(?:index|commands|emulate)\.ts$/ }, ({ path, importer, kind }) => {
+        build.onResolve({ filter: /(?:index|commands)\.ts$/ }, ({ path, importer, kind }) => {
           if (kind !== 'dynamic-import' || !/[\\/]src[\\/]cli[\\/]/.test(importer)) return undefined
-          const [, name] = /(factory|emulator|commands|emulate)(?:\/index)?\.ts$/.exec(path) ?? []
+          const [, name] = /(factory|emulator|commands)(?:\/index)?\.ts$/.exec(path) ?? []
           return name === undefined ? library : { path: `./${name}.cjs`, external: true }
         })
         // Not reached: the command brings its one transport, and the library has these by itself.
@@ -199,9 +199,9 @@ export default defineConfig([
             supported: { 'dynamic-import': false },
           })
           const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
-          if (!/^(?:rare-|emulator\.)/.test(basename(path))) return { code: slimmed }
-          // What is rare turns whatever it meets into an answer, and the emulator stands on a desk, beside its source: no
-          // trace of either comes from the field.
+          if (!/^(?:rare-|emulator\.|testing\.)/.test(basename(path))) return { code: slimmed }
+          // What is rare turns whatever it meets into an answer, and the emulator and the suite stand on a desk, beside their
+          // source: no trace of them comes from the field.
           const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
           const [names = ''] = /0&&\(module\.exports=[^;]*;\s*$/.exec(slimmed) ?? []
           return { code: (await transform(slimmed, short)).code.trimEnd() + names }
@@ -212,5 +212,4 @@ export default defineConfig([
   { ...shared, format: ['cjs'], dts: { only: true } },
   command({ 'dps-device': 'src/cli/bin.ts' }, true),
   command({ commands: 'src/cli/commands.ts' }, false),
-  command({ emulate: 'src/cli/emulator/emulate.ts' }, false),
 ])

@@ -6,6 +6,7 @@ export interface ClientHelloFacts {
   readonly suites: readonly string[]
   /** Key exchange groups, in the client's order. */
   readonly groups: readonly string[]
+  /** SNI (RFC 6066, section 3). */
   readonly serverName: string | undefined
   /** Whether a session ticket is offered, to resume with. */
   readonly ticket: boolean
@@ -101,13 +102,9 @@ const nameIn = (extension: Buffer | undefined): string | undefined => {
 }
 
 /**
- * The server name that a ClientHello asks for (RFC 6066, section 3), read from its bytes: of a resumed session OpenSSL
- * tells the name only where it was told to remember it.
+ * Reads a ClientHello as the log keeps it: of a resumed session OpenSSL tells the server name only where it was told to
+ * remember it. What is missing in a broken one is empty; nothing is thrown.
  */
-export const serverNameIn = (records: Buffer): string | undefined =>
-  nameIn(partsOf(messageIn(records)).extensions.get(SERVER_NAME!))
-
-/** Reads a ClientHello as the log keeps it. What is missing in a broken one is empty; nothing is thrown. */
 export function readClientHello(records: Buffer): ClientHelloFacts {
   const { version, suites, extensions } = partsOf(messageIn(records))
   const versions = extensions.get(SUPPORTED_VERSIONS!)

@@ -1,4 +1,4 @@
-export { type ClientHelloFacts, readClientHello } from './client-hello.ts'
+export type { ClientHelloFacts } from './client-hello.ts'
 export type {
   AssigningOptions,
   Emulator,

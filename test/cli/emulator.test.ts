@@ -4,20 +4,24 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { afterAll, afterEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { ProvisioningClient } from '../../src/client.ts'
 import { symmetricKey } from '../../src/credential/sas.ts'
 import { createCsr } from '../../src/factory/index.ts'
+import { connectHub } from '../../src/hub/index.ts'
 import { COMMAND, pki, run } from './bench.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'dps-emulate-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
+// Each starts several processes, of which the first makes its certificates.
+vi.setConfig({ testTimeout: 90_000 })
 const running = new Set<ChildProcess>()
 afterEach(() => {
   for (const child of running) child.kill('SIGKILL')
 })
 
 interface Ready {
+  readonly page: string
   readonly port: number
   readonly root: string
   readonly devices: readonly { readonly registrationId: string; readonly command: string }[]
@@ -230,6 +234,45 @@ describe('dps-device emulator', () => {
     expect(await emulator.end()).toEqual(clean)
   })
 
+  test('has the hub that it assigns, and tells of what is sent there', async () => {
+    const emulator = new Running(['emulator', '--json', '--retry-after', '0', '--polls', '0'])
+    const { port, root } = await emulator.ready()
+    const common = {
+      connectTo: '127.0.0.1',
+      port,
+      trust: { roots: 'none' as const, extraRoots: readFileSync(root) },
+      credential: symmetricKey({
+        registrationId: 'press-42',
+        key: readFileSync(join(dirname(root), 'press-42.key'), 'utf8').trim(),
+      }),
+    }
+    const assignment = await new ProvisioningClient({ ...common, idScope: '0ne00000000' }).register()
+    const hub = await connectHub(assignment, common)
+    await hub.sendTelemetry('17 °C')
+    await hub.close()
+    await emulator.until(/"type":"telemetry"/)
+    await emulator.until(/"type":"connection-closed","connectionId":2/)
+    expect(await emulator.end()).toEqual(clean)
+    const events = emulator.events
+    expect(events.find(({ type }) => type === 'hub-connected')).toMatchObject({ clientId: 'press-42' })
+    expect(events.find(({ type }) => type === 'telemetry')).toMatchObject({
+      message: { deviceId: 'press-42', bytes: 6 },
+    })
+  })
+
+  test('serves its page where it is asked to, and ends at once though somebody looks at it', async () => {
+    const emulator = new Running(['emulator', '--json', '--page', '0'])
+    const { page, root } = await emulator.ready()
+    const response = await fetch(new URL('events', page))
+    const reader = response.body!.getReader()
+    const first = new TextDecoder().decode((await reader.read()).value)
+    expect(first).toMatch(/^event: all\n/)
+    expect(first).toContain('press-42')
+    expect(first).not.toContain(readFileSync(join(dirname(root), 'press-42.key'), 'utf8').trim())
+    expect(await emulator.end()).toEqual(clean)
+    await expect(reader.read()).rejects.toThrow()
+  })
+
   test('says what is wrong with what it was given, and leaves nothing behind', async () => {
     const taken = createServer().listen(0, '127.0.0.1')
     await once(taken, 'listening')
@@ -239,6 +282,8 @@ describe('dps-device emulator', () => {
       [['--fault', 'registre=429'], /registre as a step in --fault is not known\n.*register/],
       [['--fault', 'register=explode'], /an action at register is one of/],
       [['--port', `${port}`], /--port cannot be listened on \(EADDRINUSE\)/],
+      [['--page', `${port}`], /--page cannot be listened on \(EADDRINUSE\)/],
+      [['--page', '70000'], /--page must be a port/],
       [['--port', '70000'], /`port` must be an integer/],
       [['--enrollments', '{'], /--enrollments is not JSON/],
       [enrolled({ device: [] }), /device in --enrollments is not known\n.*devices/],

@@ -5,19 +5,19 @@ import { networkInterfaces } from 'node:os'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Page } from '../../src/cli/emulator/page.ts'
 import { createKit, hold } from '../../src/cli/kit.ts'
-import * as library from '../../src/emulator/index.ts'
+import { FAULT_ACTIONS, startEmulator } from '../../src/emulator/index.ts'
 import { pki } from './bench.ts'
 
 // Who may see the page and who may ask by it; what it shows is tested in a browser (npm run page).
 
 let page: Page
 let url: URL
-const emulator = await library.startEmulator({ pki, onEvent: (event) => page?.event(event) })
+const emulator = await startEmulator({ pki, onEvent: (event) => page?.event(event) })
 emulator.enrollments.addGroup({ groupId: 'presses', attestation: { symmetricKey: {} } })
 
 beforeAll(async () => {
   hold(createKit())
-  page = new Page(emulator, library, ['dps-device register'])
+  page = new Page(emulator, FAULT_ACTIONS, ['dps-device register'])
   url = new URL(await page.listen(0))
 })
 afterAll(async () => {
@@ -202,7 +202,7 @@ describe('a wish', () => {
 test('a port that is taken is an error of whoever named it', async () => {
   const taken = createServer().listen(0, '127.0.0.1')
   await once(taken, 'listening')
-  const other = new Page(emulator, library, [])
+  const other = new Page(emulator, FAULT_ACTIONS, [])
   await expect(other.listen((taken.address() as { port: number }).port)).rejects.toMatchObject({
     code: 'EADDRINUSE',
   })

@@ -4,24 +4,22 @@ import { join, resolve } from 'node:path'
 import type { EmulatorEvent } from '../../emulator/index.ts'
 import type { ExitCode } from '../exit-codes.ts'
 import { writePrivate } from '../files.ts'
-import { hold, type Kit, kit } from '../kit.ts'
+import { kit } from '../kit.ts'
 import type { Options } from '../options.ts'
 import type { Output } from '../output.ts'
 import { enroll, hubsOf, planOf } from './enrollments.ts'
 import { parseFault } from './faults.ts'
 import { connectionOf, eventJson, eventText, timeOf } from './log.ts'
-import { Page } from './page.ts'
+import type { Page } from './page.ts'
 
 const GREEN = 32
 const RED = 31
 const DEFAULT_HUB = 'emulated-hub.azure-devices.net'
 
 /** Runs the emulator until a signal ends it; then nothing is left of it. */
-export function emulate(handed: Kit, options: Options, output: Output): Promise<ExitCode> {
-  hold(handed)
+export function emulate(options: Options, output: Output): Promise<ExitCode> {
   return kit.perform(options, output, async (listen) => {
-    const library = await import('../../emulator/index.ts')
-    const { FAULT_ACTIONS, readClientHello, startEmulator } = library
+    const { FAULT_ACTIONS, startEmulator } = await import('../../emulator/index.ts')
     const json = kit.flag(options, 'json')
     const quiet = kit.flag(options, 'quiet')
     const enrollments = options.get('enrollments')
@@ -37,9 +35,9 @@ export function emulate(handed: Kit, options: Options, output: Output): Promise<
     const onEvent = (event: EmulatorEvent) => {
       page?.event(event)
       const now = clock.now()
-      if (json) return output.result(JSON.stringify(eventJson(event, now, readClientHello)))
+      if (json) return output.result(JSON.stringify(eventJson(event, now)))
       if (quiet) return undefined
-      const [text, tone] = eventText(event, readClientHello)
+      const [text, tone] = eventText(event)
       const id = connectionOf(event)
       const line = `${timeOf(now)} ${id === undefined ? '' : `#${id} `}${kit.printable(text, 2000)}`
       return output.result(tone === undefined ? line : output.tint(tone === 'good' ? GREEN : RED, line))
@@ -79,9 +77,11 @@ export function emulate(handed: Kit, options: Options, output: Output): Promise<
       if (pagePort !== undefined) {
         if (!Number.isInteger(pagePort) || pagePort > 65_535)
           throw kit.usage('--page must be a port, 0 to 65535')
+        // Nothing else here takes a server for HTTP.
+        const { Page } = await import('./page.ts')
         page = new Page(
           emulator,
-          library,
+          FAULT_ACTIONS,
           commands.map(({ command }) => command),
         )
         url = await page.listen(pagePort).catch((error: unknown) => {

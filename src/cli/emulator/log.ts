@@ -1,18 +1,22 @@
-import type { EmulatorEvent, PacketRecord, readClientHello } from '../../emulator/index.ts'
+import type { EmulatorEvent, PacketRecord } from '../../emulator/index.ts'
 import { kit } from '../kit.ts'
 
-type Read = typeof readClientHello
 export type Tone = 'good' | 'bad'
 
 /** `hh:mm:ss.mmm`, UTC. */
 export const timeOf = (ms: number): string => new Date(ms).toISOString().slice(11, 23)
 
 /** An event as one object that JSON can hold; a ClientHello as what it says. */
-export function eventJson(event: EmulatorEvent, at: number, read: Read): Record<string, unknown> {
+export function eventJson(event: EmulatorEvent, at: number): Record<string, unknown> {
   const time = kit.isoTime(at)
+  if (event.type === 'telemetry') {
+    // The packet that it came in tells its text.
+    const { body, ...message } = event.message
+    return { time, ...event, message: { ...message, bytes: body.length } }
+  }
   if (event.type !== 'client-hello') return { time, ...event }
-  const { bytes, ...rest } = event
-  return { time, ...rest, ...read(bytes) }
+  const { bytes: _, offered, ...rest } = event
+  return { time, ...rest, ...offered }
 }
 
 /** The status of a reply of the service, over MQTT or HTTPS. */
@@ -34,12 +38,12 @@ function packetText(packet: PacketRecord): string {
 }
 
 /** An event in a line, and whether it is a good or a bad one; undefined for what need not be said. */
-export function eventText(event: EmulatorEvent, read: Read): readonly [text: string, tone?: Tone] {
+export function eventText(event: EmulatorEvent): readonly [text: string, tone?: Tone] {
   switch (event.type) {
     case 'connection-opened':
       return [`TCP, to port ${event.port}`]
     case 'client-hello': {
-      const { versions, suites, groups, serverName, ticket } = read(event.bytes)
+      const { versions, suites, groups, serverName, ticket } = event.offered
       return [
         `ClientHello, ${versions.join(' ')} for ${serverName ?? 'no name'}: ${suites.join(' ')}; ${groups.join(' ')}${ticket ? '; session ticket' : ''}`,
       ]
@@ -69,7 +73,7 @@ export function eventText(event: EmulatorEvent, read: Read): readonly [text: str
     case 'certificate-issued':
       return [`a certificate is issued for ${event.certificate.registrationId}`, 'good']
     case 'telemetry':
-      return ['telemetry']
+      return [`telemetry, ${event.message.deviceId}: ${event.message.body.length} bytes`, 'good']
     case 'hub-connected':
       return [`${event.clientId} is connected to ${event.hub}`, 'good']
     case 'hub-disconnected':
@@ -81,9 +85,10 @@ export function eventText(event: EmulatorEvent, read: Read): readonly [text: str
   }
 }
 
-/** The connection that an event is about; a certificate or telemetry tells of none. */
+/** The connection that an event is about; a certificate and a registration tell of none. */
 export function connectionOf(event: EmulatorEvent): number | undefined {
   if ('connectionId' in event) return event.connectionId
   if (event.type === 'packet') return event.packet.connectionId
+  if (event.type === 'telemetry') return event.message.connectionId
   return event.type === 'fault' ? event.point.connectionId : undefined
 }

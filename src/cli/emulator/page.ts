@@ -1,15 +1,13 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { Emulator, EmulatorEvent, FAULT_ACTIONS, Fault, readClientHello } from '../../emulator/index.ts'
+import { brotliDecompressSync } from 'node:zlib'
+import type { Emulator, EmulatorEvent, FAULT_ACTIONS, Fault } from '../../emulator/index.ts'
 import { kit } from '../kit.ts'
 import { faultText, parseFault, wordsOf } from './faults.ts'
-import html from './page/page.html'
+import packed from './page/page.html'
 import { Timeline } from './timeline.ts'
 
-interface Library {
-  readonly FAULT_ACTIONS: typeof FAULT_ACTIONS
-  readonly readClientHello: typeof readClientHello
-}
+type Table = typeof FAULT_ACTIONS
 
 const LOOPBACK = '127.0.0.1'
 const LARGEST_BODY = 4096
@@ -29,7 +27,7 @@ const SWITCHES: readonly (readonly [text: string, label: string])[] = [
   ['poll-reply=failed*forever', 'Fail to allocate'],
 ]
 
-const hashOf = (element: string): string => {
+const hashOf = (html: string, element: string): string => {
   const [, content = ''] = new RegExp(`<${element}>([^]*?)</${element}>`).exec(html) ?? []
   return `'sha256-${createHash('sha256').update(content).digest('base64')}'`
 }
@@ -39,21 +37,21 @@ type Wish = Readonly<Record<string, unknown>>
 /** The live page of an emulator, to this machine alone, under an address that only its user is told. */
 export class Page {
   readonly #emulator: Emulator
-  readonly #library: Library
+  readonly #table: Table
   readonly #commands: readonly string[]
-  readonly #timeline: Timeline
+  readonly #timeline = new Timeline()
   readonly #listeners = new Set<ServerResponse>()
   readonly #ids = new Map<number, Fault>()
   readonly #token = randomBytes(18).toString('base64url')
   readonly #server: Server
+  readonly #html = brotliDecompressSync(Buffer.from(packed, 'base64')).toString()
   #lastId = 0
   #said = ''
 
-  constructor(emulator: Emulator, library: Library, commands: readonly string[]) {
+  constructor(emulator: Emulator, table: Table, commands: readonly string[]) {
     this.#emulator = emulator
-    this.#library = library
+    this.#table = table
     this.#commands = commands
-    this.#timeline = new Timeline(library.readClientHello)
     this.#server = createServer((request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
         if (!kit.DpsError.is(error)) process.emitWarning(error as Error)
@@ -124,9 +122,9 @@ export class Page {
     response.setHeader('Content-Type', 'text/html; charset=utf-8')
     response.setHeader(
       'Content-Security-Policy',
-      `default-src 'none'; connect-src 'self'; script-src ${hashOf('script')}; style-src ${hashOf('style')}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'`,
+      `default-src 'none'; connect-src 'self'; script-src ${hashOf(this.#html, 'script')}; style-src ${hashOf(this.#html, 'style')}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'`,
     )
-    response.end(html)
+    response.end(this.#html)
   }
 
   #listen(response: ServerResponse): void {
@@ -143,10 +141,8 @@ export class Page {
       commands: this.#commands,
       policy: kit.RECOMMENDED_SUITES.security,
       switches: SWITCHES,
-      words: Object.keys(this.#library.FAULT_ACTIONS).flatMap((step) =>
-        wordsOf(this.#library.FAULT_ACTIONS, step as keyof typeof FAULT_ACTIONS).map(
-          (word) => `${step}=${word}`,
-        ),
+      words: Object.keys(this.#table).flatMap((step) =>
+        wordsOf(this.#table, step as keyof Table).map((word) => `${step}=${word}`),
       ),
       lanes: this.#timeline.all(),
       state: this.#state(),
@@ -193,8 +189,7 @@ export class Page {
   #grant(wish: Wish): void {
     const { enrollments, faults, hub } = this.#emulator
     const enable = wish.enabled === true
-    if (typeof wish.fault === 'string')
-      faults.add(parseFault(wish.fault, this.#library.FAULT_ACTIONS, 'The fault'))
+    if (typeof wish.fault === 'string') faults.add(parseFault(wish.fault, this.#table, 'The fault'))
     else if (typeof wish.remove === 'number') this.#ids.get(wish.remove)?.remove()
     else if (typeof wish.deviceId === 'string' && typeof wish.hub === 'string') {
       const { deviceId, moduleId } = wish

@@ -1,4 +1,4 @@
-import type { ClientHelloFacts, EmulatorEvent, readClientHello } from '../../emulator/index.ts'
+import type { ClientHelloFacts, EmulatorEvent } from '../../emulator/index.ts'
 import { kit } from '../kit.ts'
 import { connectionOf, eventText, statusOf, type Tone, timeOf } from './log.ts'
 
@@ -80,12 +80,7 @@ const withoutName = (text: string, name: string): string =>
 
 /** The latest connections, each with what happened on it. */
 export class Timeline {
-  readonly #read: typeof readClientHello
   readonly #lanes = new Map<number, Kept>()
-
-  constructor(read: typeof readClientHello) {
-    this.#read = read
-  }
 
   /** @returns what is new, or nothing where it is about no connection that is kept */
   add(event: EmulatorEvent): Change | undefined {
@@ -99,7 +94,7 @@ export class Timeline {
     }
     const kept = this.#laneOf(event)
     if (kept === undefined) return undefined
-    const [text, tone] = eventText(event, this.#read)
+    const [text, tone] = eventText(event)
     const name = nameOf(event)
     const rest = withoutName(text, name)
     // The suites and curves of a ClientHello are in a table of their own; an arrow alone says nothing.
@@ -133,7 +128,7 @@ export class Timeline {
   #learnt(event: EmulatorEvent): Partial<Lane> {
     switch (event.type) {
       case 'client-hello':
-        return { hello: this.#read(event.bytes) }
+        return { hello: event.offered }
       case 'handshake-done':
         return { cipher: event.cipher, resumed: event.resumed }
       case 'connection-closed':

@@ -1,6 +1,6 @@
 import { FORCE } from '../derive-key.ts'
-import { kit } from '../kit.ts'
 import { optionsOf, type Verb } from '../verb.ts'
+import { emulate } from './emulate.ts'
 
 export const emulator = (): Verb => ({
   about: 'runs an emulated service and its hub on this machine, to try devices against',
@@ -95,8 +95,5 @@ no-close-notify and reset of the connection. Steps in the order of the flow, and
       },
     ],
   ),
-  run: async (options, output) => {
-    const { emulate } = await import('./emulate.ts')
-    return emulate(kit, options, output)
-  },
+  run: emulate,
 })

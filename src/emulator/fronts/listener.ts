@@ -8,7 +8,7 @@ import {
   type Server as TlsServer,
 } from 'node:tls'
 import type { Clock } from '../../clock.ts'
-import { serverNameIn } from '../client-hello.ts'
+import { readClientHello } from '../client-hello.ts'
 import type { FaultActions, FaultScript, FaultStep, RawContext } from '../faults.ts'
 import type { Journal, LiveRecord } from '../journal.ts'
 import type { PresentedCertificate } from '../service.ts'
@@ -308,6 +308,7 @@ export class Listener {
           type: 'client-hello',
           connectionId: connection.record.id,
           bytes: connection.record.clientHello,
+          offered: readClientHello(connection.record.clientHello),
         })
       }
       if (this.#strike('client-hello', connection)) return
@@ -334,7 +335,7 @@ export class Listener {
     const handshake = {
       protocol: socket.getProtocol() ?? 'unknown',
       cipher: socket.getCipher().name,
-      serverName: serverNameIn(connection.record.clientHello),
+      serverName: readClientHello(connection.record.clientHello).serverName,
       resumed: socket.isSessionReused(),
       clientCertificate: connection.certificate && {
         subject: connection.certificate.leaf.subject,

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import { connect } from 'node:tls'
 import { afterAll, describe, expect, test } from 'vitest'
-import { readClientHello, startEmulator } from '../../../src/emulator/index.ts'
+import { readClientHello } from '../../../src/emulator/client-hello.ts'
+import { startEmulator } from '../../../src/emulator/index.ts'
 
 const emulator = await startEmulator({ tls: { maxVersion: 'TLSv1.3' } })
 afterAll(() => emulator.close())

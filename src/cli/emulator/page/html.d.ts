@@ -1,5 +1,5 @@
-/** A page whole, with its style and its script, as the build puts them into one text. */
+/** A page whole, with its style and its script, as the build packs it: Brotli in base64. */
 declare module '*.html' {
-  const html: string
-  export default html
+  const packed: string
+  export default packed
 }
