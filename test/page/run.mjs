@@ -338,7 +338,7 @@ try {
     expect(foreign === 'connect-src', `the policy spoke of ${foreign}`)
   })
 
-  await check('is told when somebody else’s page asks in its place', async () => {
+  await check('grants nothing that a foreign page asks for in its place', async () => {
     const other = await browser.open('about:blank')
     const status = await other.value(
       `fetch(${JSON.stringify(`${ready.page}wish`)}, { method: 'POST', mode: 'no-cors', body: '{"groupId":"presses","enabled":false}' })

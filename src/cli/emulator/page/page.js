@@ -116,7 +116,7 @@ function faultRow({ id, text, hits }) {
       'div',
       {},
       make('code', {}, text),
-      make('span', {}, hits === 1 ? 'struck once' : `struck ${hits} times`),
+      make('span', {}, hits === 0 ? 'has not struck yet' : `struck ${hits === 1 ? 'once' : `${hits} times`}`),
     ),
     button(text, 'Remove', () => wish({ remove: id }, `Fault ${text} is removed.`), {
       'aria-label': `Remove fault ${text}`,
