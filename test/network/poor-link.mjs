@@ -50,11 +50,14 @@ export async function poorLink(target, quality = {}) {
       [service, device, 'down'],
     ]) {
       sockets.add(from)
+      const waiting = []
       let freeAt = openedAt
       const send = (size, action) => {
         const now = performance.now()
         freeAt = Math.max(freeAt, now, stalledUntil) + (size / bytesPerSecond) * 1000
-        later(freeAt + delayMs - now, action)
+        waiting.push(action)
+        // Timers of different lengths that end in the same instant do so in any order; bytes keep theirs.
+        later(freeAt + delayMs - now, () => waiting.shift()())
       }
       from.on('data', (chunk) => {
         counts[direction] += chunk.length
