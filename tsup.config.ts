@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import { defineConfig, type Options } from 'tsup'
+import { pageText } from './scripts/page-text.mjs'
 
 const shared: Options = {
   entry: {
@@ -78,6 +79,16 @@ const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
   },
 }
 
+const page: NonNullable<Options['esbuildPlugins']>[number] = {
+  name: 'page',
+  setup(build) {
+    build.onLoad({ filter: /\.html$/ }, async ({ path }) => ({
+      contents: await pageText(path),
+      loader: 'text',
+    }))
+  },
+}
+
 /**
  * The command in one file, for its start: it holds what a registration over MQTT takes, and asks the library for the rest.
  * scripts/finish-build.mjs puts the lines before it that start Node. All but `register` is a file of its own, which is handed
@@ -96,6 +107,7 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
   },
   esbuildPlugins: [
     globalProcess,
+    page,
     {
       name: 'library',
       setup(build) {

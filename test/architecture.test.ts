@@ -106,6 +106,8 @@ describe('the dependency rule', () => {
         /^node:(net|tls|dgram|http|http2|https)$/.test(i.to) &&
         !i.typeOnly &&
         folder(i.from) !== 'emulator' &&
+        // The emulator's live page, which the command serves to this machine.
+        i.from !== 'cli/emulator/page.ts' &&
         // Frames HTTP on a socket that was dialled; its agent has no other.
         !(i.from === 'transport/https/session.ts' && i.to === 'node:https'),
     )
@@ -119,6 +121,13 @@ describe('the dependency rule', () => {
     for (const i of shared) expect(['errors.ts', 'clock.ts', 'printable.ts']).toContain(i.to)
     // The contract suite is handed an emulator, and only knows what one is.
     const known = imports.filter((i) => folder(i.from) === 'testing' && i.typeOnly)
+    // The command has it as everybody has, in the file of the library, and only once it is asked for.
+    known.push(
+      ...imports.filter(
+        (i) =>
+          i.from.startsWith('cli/emulator/') && i.to === 'emulator/index.ts' && (i.typeOnly || i.dynamic),
+      ),
+    )
     expect(
       imports.filter(
         (i) => folder(i.to) === 'emulator' && folder(i.from) !== 'emulator' && !known.includes(i),
@@ -218,6 +227,10 @@ describe('the file of the other commands', () => {
       }
     }
     expect(own).toContain('cli/checks/tls.ts')
+    expect(own).toContain('cli/emulator/emulate.ts')
+    // The server of the emulator's page is in it too, and is not run before it is asked for.
+    expect(own).not.toContain('cli/emulator/page.ts')
+    expect(imports.filter((i) => i.to === 'cli/emulator/page.ts' && !i.typeOnly && !i.dynamic)).toEqual([])
     const first = reachable('cli/bin.ts')
     expect([...own].filter((name) => first.has(name))).toEqual([])
   })

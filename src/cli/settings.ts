@@ -186,11 +186,15 @@ export function timeoutOf(options: Options): number | undefined {
   return ms
 }
 
-export function payloadOf(options: Options): RegisterOptions['payload'] {
-  const payload = options.get('payload')
-  if (payload === undefined || typeof payload.value !== 'string')
-    return payload?.value as RegisterOptions['payload']
-  const { value, as } = payload
+export const payloadOf = (options: Options): RegisterOptions['payload'] =>
+  jsonOf(options, 'payload') as RegisterOptions['payload']
+
+/** One JSON object, given as one, as text or as `@FILE`. */
+export function jsonOf(options: Options, name: string): Readonly<Record<string, unknown>> | undefined {
+  const given = options.get(name)
+  if (given === undefined || typeof given.value !== 'string')
+    return given?.value as Readonly<Record<string, unknown>> | undefined
+  const { value, as } = given
   const json = value.startsWith('@')
     ? readInput(value.slice(1), as, 'OPTION_INVALID').toString('utf8')
     : value
@@ -203,7 +207,7 @@ export function payloadOf(options: Options): RegisterOptions['payload'] {
   if (typeof content !== 'object' || content === null || Array.isArray(content)) {
     throw usage(`${as} must be one JSON object`)
   }
-  return content as RegisterOptions['payload']
+  return content as Readonly<Record<string, unknown>>
 }
 
 /** Set by the first lines of the command, which give OpenSSL nothing to read. */
