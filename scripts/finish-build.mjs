@@ -48,14 +48,13 @@ for (const subpath of Object.keys(own.exports)) {
 }
 
 // Only what esbuild really put into a file counts: a devDependency that was shaken away is not shipped.
-const folders = new Set()
+const shipped = new Set()
 for (const { inputs } of Object.values(outputs)) {
   for (const [path, { bytesInOutput }] of Object.entries(inputs)) {
-    const match = /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)
-    if (match && bytesInOutput > 0) folders.add(match[1])
+    if (bytesInOutput > 0 && path.includes('node_modules/')) shipped.add(join(root, path))
   }
 }
-const bundled = readBundled([...folders].map((folder) => join(root, folder)))
+const bundled = readBundled([...shipped])
 writeFileSync(join(dist, 'sbom.cdx.json'), `${JSON.stringify(billOfMaterials(own, bundled), null, 1)}\n`)
 writeFileSync(join(dist, 'THIRD-PARTY-NOTICES.txt'), thirdPartyNotices(bundled))
 
