@@ -79,9 +79,11 @@ export interface IssuedCertificateOptions {
  *
  * Key and certificate are one record, written as a whole: a process that dies at any point, or a power cut, leaves the one
  * before or the one after. A new pair is a candidate until `confirm` says that a hub has let the device in with it; `load`
- * gives it first, and the one before is kept. `connectHub` confirms by itself, and goes back, at once, where it is refused.
+ * gives it first, and the one before is kept. `connectHub` confirms by itself, and goes back, at once, where it is refused;
+ * where the connection ends otherwise, three times, it tries the one before as well, and the candidate is given up if that works.
  *
- * What the store does not take stays in memory and is written with the next change; the method rejects with STORE_FAILED.
+ * What the store does not take stays in memory and is written with the next change; the method rejects with STORE_FAILED. What
+ * it gives back no longer, or damaged, is as this process knew it last.
  */
 export interface IssuedCertificate extends Credential {
   /** @throws DpsError CREDENTIAL_NOT_ISSUED, phase `config`, before there is one; CREDENTIAL_UNREADABLE */

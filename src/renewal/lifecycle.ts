@@ -53,6 +53,8 @@ export class CertificateLifecycle {
   /** The day of renewal is drawn once for each certificate. */
   #due = { fingerprint: '', atMs: 0 }
   #rejection: DpsError | undefined
+  /** Why the last attempt failed: where the pair before is let in after it, that speaks against the candidate. */
+  #failure: DpsError | undefined
   #onNews: () => void = () => undefined
   /** Ends what the hub was asked for. */
   #endRequest: () => void = () => undefined
@@ -67,13 +69,17 @@ export class CertificateLifecycle {
         try {
           return await certificate.settled(identity, error)
         } finally {
-          if (before !== undefined && (await this.#status())?.candidate === undefined) {
-            if (error === undefined) emit({ type: 'certificate-in-use', certificate: before })
-            else emit({ type: 'certificate-rejected', certificate: before, error })
-            this.#rejection = error
+          const { current, candidate } = (await this.#status()) ?? {}
+          if (before !== undefined && candidate === undefined) {
+            const isInUse = current?.fingerprint256 === before.fingerprint256
+            const reason = isInUse ? undefined : (error ?? this.#failure)
+            if (reason === undefined) emit({ type: 'certificate-in-use', certificate: before })
+            else emit({ type: 'certificate-rejected', certificate: before, error: reason })
+            this.#rejection = reason
             // Who was let in has still to begin; a network that is in the way is no news.
             if (error !== undefined) this.#onNews()
           }
+          this.#failure = error
         }
       },
     } satisfies Credential)

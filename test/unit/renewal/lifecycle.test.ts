@@ -289,6 +289,42 @@ describe('a hub that refuses', () => {
   })
 })
 
+/** The hub ends each connection that is made with the certificate that was issued at this place. */
+function resetsCertificate(at: number): void {
+  stage.emulator.faults.add({
+    at: 'hub-connect',
+    do: 'reset',
+    times: Number.POSITIVE_INFINITY,
+    match: ({ connectionId }) => {
+      const { handshake } = stage.emulator.log.connections.find(({ id }) => id === connectionId)!
+      return handshake?.clientCertificate?.fingerprint256 === issued()[at]?.fingerprint256
+    },
+  })
+}
+
+describe('a hub that ends the connection without a word', () => {
+  it('by the new certificate alone has the device back with the old one, which is renewed again', async () => {
+    await start()
+    const hub = await boot()
+    resetsCertificate(1)
+    const rejected = stage.next('certificate-rejected')
+    const back = stage.next('connected')
+    const delayMs = await failed()
+    expect(await rejected).toMatchObject({
+      certificate: { serialNumber: issued()[1]!.serialNumber },
+      error: { code: 'CONNECTION_LOST' },
+    })
+    await back
+    await hub.sendTelemetry('x')
+    expect(presented()).toEqual([undefined, 0, 1, 1, 1, 0])
+    expect(stage.of('certificate-in-use')).toHaveLength(1)
+    expect(registrations()).toBe(1)
+    await renewed(delayMs)
+    expect(presented().at(-1)).toBe(2)
+    expect(stage.of('certificate-in-use')).toHaveLength(2)
+  })
+})
+
 describe('a renewal that fails', () => {
   it.each([
     'wrong-key',
@@ -567,6 +603,20 @@ describe('a store', () => {
     await hub.close()
     await boot(on)
     expect(presented().at(-1)).toBe(2)
+  })
+
+  it('that fails to read while the device is online costs no certificate and no registration', async () => {
+    await start()
+    const on = disk()
+    const hub = await boot(on)
+    on.certificate.read = async () => {
+      throw new Error('EMFILE')
+    }
+    await renewed()
+    await renewed()
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'hub', 'hub'])
+    expect(failures()).toEqual([])
   })
 
   it('that cannot be read is one that holds nothing', async () => {
