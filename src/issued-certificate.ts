@@ -1,6 +1,7 @@
 import type { AssignmentStore } from './assignment/store.ts'
 import { type Clock, systemClock } from './clock.ts'
-import { type Credential, constant, type Identity } from './credential/credential.ts'
+import type { Credential, Identity } from './credential/credential.ts'
+import { ofLineage } from './credential/material.ts'
 import { checkOptionNames } from './credential/source.ts'
 import { x509 } from './credential/x509.ts'
 import { DpsError } from './errors.ts'
@@ -10,7 +11,7 @@ import { isCredentialFailure } from './registration/fallback.ts'
 import { seal, unseal } from './sealed.ts'
 
 /** What the keeping of pairs is handed, since it comes with issuance alone and all of this is here already. */
-const KIT = { x509, constant, jsonObject, isCredentialFailure, seal, unseal }
+const KIT = { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal }
 
 export type PairKit = typeof KIT
 

@@ -188,6 +188,7 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
   // What the hub has read of one that is for both need not be read again.
   const credentials: OrderedCredentials =
     lifecycle === undefined ? settings.credentials : OrderedCredentials.of(provisioning.credential)
+  credentials.isRenewed = lifecycle !== undefined
   const questions = new Questions()
   let fresh = false
   let contactMs = 0

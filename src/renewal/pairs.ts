@@ -44,7 +44,7 @@ interface Pairs {
 export function keepPairs(
   store: AssignmentStore,
   clock: Clock,
-  { x509, constant, jsonObject, isCredentialFailure, seal, unseal }: PairKit,
+  { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal }: PairKit,
 ): IssuedCertificate {
   /** What the store did not take. */
   let unsaved: Secret<Pairs> | undefined
@@ -147,7 +147,7 @@ export function keepPairs(
         }
         given = new Secret(pair)
         const identity = await pairOf.load()
-        if (loaded?.fingerprint !== identity.fingerprint) loaded = constant({ ...identity, lineage: FORMAT })
+        if (loaded?.fingerprint !== identity.fingerprint) loaded = ofLineage(identity, FORMAT)
         return loaded
       }),
     settled: (identity: Identity, error: DpsError | undefined) =>

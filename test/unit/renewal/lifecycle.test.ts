@@ -1,5 +1,6 @@
 import { inspect } from 'node:util'
 import { afterEach, describe, expect, it } from 'vitest'
+import { ProvisioningClient } from '../../../src/client.ts'
 import { symmetricKey } from '../../../src/credential/sas.ts'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { EmulatorOptions } from '../../../src/emulator/index.ts'
@@ -213,6 +214,7 @@ describe('where the hub issues nothing (403010)', () => {
     expect(presented()).toEqual([undefined, 0, 0, 1, 1, 2])
     expect(stage.of('certificate-requested').map((event) => event.via)).toEqual(['dps', 'hub', 'dps', 'dps'])
     expect(failures()).toEqual([])
+    expect(stage.of('warning' as never)).toEqual([])
     // What it registered with has been replaced since, and the assignment counts all the same.
     await hub.close()
     await boot(on)
@@ -571,6 +573,29 @@ describe('the first certificate', () => {
       expect(registrations()).toBe(2)
     },
   )
+
+  it('a certificate that nobody renews is said to end, by a registration too, once', async () => {
+    await start()
+    const { certificate } = disk()
+    const issuing = issuedCertificate({ store: certificate, clock })
+    const warnings: string[] = []
+    const client = new ProvisioningClient({
+      ...stage.emulator.clientOptions(),
+      credential: [issuing, symmetricKey({ registrationId: ID, key: KEY })],
+      clock,
+      onEvent: (event) => {
+        if (event.type === 'warning') warnings.push(event.message)
+      },
+    })
+    const { csr } = await issuing.createRequest({ registrationId: ID })
+    await issuing.install((await client.register({ csr })).issuedCertificateChain)
+    expect((await client.register()).connection.credential).toBe(0)
+    expect(warnings).toEqual([])
+    clock.advance(DUE)
+    await client.register()
+    await client.register()
+    expect(warnings).toEqual([expect.stringContaining('Renew it now')])
+  })
 
   it('is not asked for by a device that the service refuses', async () => {
     await start()
