@@ -3,7 +3,7 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { ProvisioningClient } from '../../../src/client.ts'
 import { symmetricKey } from '../../../src/credential/sas.ts'
 import { x509 } from '../../../src/credential/x509.ts'
-import type { EmulatorOptions } from '../../../src/emulator/index.ts'
+import type { EmulatorOptions, IssuedCertificateInfo } from '../../../src/emulator/index.ts'
 import {
   type HubConnection,
   type ProvisionAndConnectOptions,
@@ -327,6 +327,12 @@ describe('a hub that ends the connection without a word', () => {
   })
 })
 
+/** When 5 % of the first life is left. */
+function lateMs(): number {
+  const [{ notBefore, notAfter }] = issued() as [IssuedCertificateInfo]
+  return notAfter.getTime() - (notAfter.getTime() - notBefore.getTime()) * 0.05
+}
+
 describe('a renewal that fails', () => {
   it.each([
     'wrong-key',
@@ -421,21 +427,57 @@ describe('a renewal that fails', () => {
     expect(bodies).toEqual([undefined, '*', undefined])
   })
 
-  it('until the end goes to the service with the bootstrap key, and the device stays online', async () => {
+  it('until it is late goes to the service with the certificate that is about to end', async () => {
     await start()
     const hub = await boot()
     const refusal = { reply: { status: 429, errorCode: 429_002, message: 'no' } }
     stage.emulator.faults.add({ at: 'renew', do: refusal, times: Number.POSITIVE_INFINITY })
     let delayMs = await failed()
     const inUse = stage.next('certificate-in-use')
-    while (clock.now() + delayMs < stage.emulator.issuance.list()[0]!.notAfter.getTime())
-      delayMs = await failed(delayMs)
+    while (clock.now() + delayMs < lateMs()) delayMs = await failed(delayMs)
     clock.advance(delayMs)
     await inUse
     await hub.sendTelemetry('x')
     expect(via()).toEqual(['dps', 'dps'])
-    expect(presented()).toEqual([undefined, 0, undefined, 1])
+    expect(presented()).toEqual([undefined, 0, 0, 1])
     expect(failures().length).toBeLessThan(8)
+    // The next is for the hub to issue again.
+    stage.emulator.faults.clear()
+    await renewed()
+    expect(via()).toEqual(['dps', 'dps', 'hub'])
+  })
+
+  it('until it is late, and at the service too, is tried at both until one gives', async () => {
+    await start()
+    const hub = await boot()
+    const refusal = { reply: { status: 429, errorCode: 429_002, message: 'no' } }
+    stage.emulator.faults.add({ at: 'renew', do: refusal, times: Number.POSITIVE_INFINITY })
+    stage.emulator.faults.add({ at: 'issue', do: 'no-chain', times: 2 })
+    let delayMs = await failed()
+    while (clock.now() + delayMs < lateMs()) delayMs = await failed(delayMs)
+    delayMs = await failed(delayMs)
+    expect(failures().at(-1)!.error.code).toBe('CERTIFICATE_NOT_ISSUED')
+    delayMs = await failed(delayMs)
+    await renewed(delayMs)
+    await hub.sendTelemetry('x')
+    expect(registrations()).toBe(4)
+    expect(via()).toEqual(['dps', 'dps'])
+  })
+
+  it('because the hub is out of reach does not wait for it once it is late', async () => {
+    await start()
+    const hub = await boot(disk(), { retry: { baseDelayMs: 20 * MINUTE, maxDelayMs: 20 * MINUTE } })
+    const waiting = stage.next('reconnecting')
+    stage.emulator.hub.disconnect(ID)
+    await waiting
+    const asked = stage.next('certificate-requested')
+    clock.advance(DUE)
+    await asked
+    await renewed(lateMs() - clock.now())
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'dps'])
+    // With the certificate that the device still has.
+    expect(presented()).toEqual([undefined, 0, 0, 1])
   })
 
   it('by silence after 202 waits for the answer, which may come until the end', async () => {
