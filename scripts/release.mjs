@@ -1,15 +1,16 @@
 // Makes a release, or says what stands in its way. Last line: `N passed, N failed`.
 //
-//     node scripts/release.mjs                 a dry run: every check and test, the files in release/, nothing published
-//     node scripts/release.mjs --no-tests      the dry run without the tests
-//     node scripts/release.mjs --publish       the same as a dry run, then `npm publish --provenance` of what was tested
+//     node scripts/release.mjs                 a dry run: every check and test, and the package in release/; nothing is published
+//     node scripts/release.mjs --no-tests      the same without the tests, for whoever works on this script
+//     node scripts/release.mjs --publish       publishes, with provenance, the package that a dry run left in release/
 //     --out FOLDER                             in place of release/
 //
-// Provenance is a statement of the machine that built the package, so --publish works in the release workflow alone.
+// Provenance is a statement of the workflow that publishes, so --publish works there alone. It runs no code but this and
+// npm's: what was built and tested with the code of others is held to its checksum, which only a dry run without a fault writes.
 
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -24,10 +25,6 @@ const { values } = parseArgs({
   },
 })
 const { publish, 'no-tests': noTests, out } = values
-if (publish && noTests) {
-  console.error('What was not tested is not published: leave --no-tests out.')
-  process.exit(2)
-}
 if (publish && process.env.ACTIONS_ID_TOKEN_REQUEST_URL === undefined) {
   console.error('--publish is for the release workflow, whose identity the provenance states.')
   process.exit(2)
@@ -46,33 +43,43 @@ function check(name, action) {
   }
 }
 const npm = (...args) => execFileSync('npm', args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+const own = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const filename = `${own.name}-${own.version}.tgz`
+const tarball = join(out, filename)
+const sums = join(out, 'SHA256SUMS')
+const sumOf = () => `${createHash('sha256').update(readFileSync(tarball)).digest('hex')}  ${filename}\n`
+const packed = (path) => execFileSync('tar', ['-xzOf', tarball, `package/${path}`], { encoding: 'utf8' })
 
 for (const [name, action] of prerequisites(root, process.env)) check(name, action)
 
-// `npm test` checks, and builds first, as `npm run test:package` does.
-const scripts = noTests ? ['build'] : ['test', 'test:package']
-for (const script of scripts) check(`npm run ${script}`, () => void npm('run', script))
-
-const own = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
-let tarball
-check('the package holds a bill of materials and the notices of the same parts', () => {
+if (!publish) {
   mkdirSync(out, { recursive: true })
-  const [{ filename }] = JSON.parse(
-    execFileSync('npm', ['pack', '--json', '--pack-destination', out], { cwd: root, encoding: 'utf8' }),
-  )
-  tarball = join(out, filename)
-  const packed = (path) => execFileSync('tar', ['-xzOf', tarball, `package/${path}`], { encoding: 'utf8' })
+  rmSync(sums, { force: true })
+  // `npm test` checks, and builds first, as `npm run test:package` does.
+  for (const script of noTests ? ['build'] : ['test', 'test:package']) {
+    check(`npm run ${script}`, () => void npm('run', script))
+  }
+  check('it is packed', () => void npm('pack', '--silent', '--pack-destination', out))
+}
+check('the package holds a bill of materials and the notices of the same parts', () => {
   const sbom = packed('dist/sbom.cdx.json')
-  writeFileSync(join(out, `${filename.slice(0, -'.tgz'.length)}.cdx.json`), sbom)
-  const sha256 = createHash('sha256').update(readFileSync(tarball)).digest('hex')
-  writeFileSync(join(out, 'SHA256SUMS'), `${sha256}  ${filename}\n`)
-  return `${sameParts(sbom, packed('dist/THIRD-PARTY-NOTICES.txt'), own)}, ${filename}, sha256 ${sha256}`
+  const parts = sameParts(sbom, packed('dist/THIRD-PARTY-NOTICES.txt'), own)
+  if (!publish) writeFileSync(tarball.replace(/tgz$/, 'cdx.json'), sbom)
+  return parts
 })
-
-if (publish && failed === 0) {
-  check('npm publish', () => void npm('publish', tarball, '--provenance', '--access', 'public'))
+if (publish) {
+  check('the package is the one that was tested', () => {
+    if (readFileSync(sums, 'utf8') !== sumOf())
+      throw new Error(`${filename} has another checksum than SHA256SUMS`)
+  })
+  if (failed === 0)
+    check('npm publish', () => void npm('publish', tarball, '--provenance', '--access', 'public'))
+  else console.log('Not published.')
 } else {
-  console.log(publish ? 'Not published.' : 'A dry run: nothing was published.')
+  if (failed === 0 && !noTests) writeFileSync(sums, sumOf())
+  console.log(
+    `A dry run: nothing was published. ${failed === 0 && !noTests ? sumOf().trim() : 'Not to be published either.'}`,
+  )
 }
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed === 0 ? 0 : 1

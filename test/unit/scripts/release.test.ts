@@ -123,10 +123,33 @@ describe('the script', () => {
   const run = (args: string[], env: Record<string, string | undefined> = {}) =>
     spawnSync(process.execPath, [SCRIPT, ...args], { encoding: 'utf8', env: { ...process.env, ...env } })
 
-  it('publishes nothing that was not tested, nor from a machine that states no provenance', () => {
-    expect(run(['--publish', '--no-tests'])).toMatchObject({ status: 2, stdout: '' })
+  it('publishes from no machine that states no provenance', () => {
     const ran = run(['--publish'], { ACTIONS_ID_TOKEN_REQUEST_URL: undefined })
     expect(ran).toMatchObject({ status: 2, stdout: '', stderr: expect.stringContaining('release workflow') })
     expect(run(['--dry'])).toMatchObject({ status: 1, stdout: '' })
+  })
+
+  it('publishes no package but the one that passed', () => {
+    // Whatever else holds: there is no registry at this address.
+    const env = {
+      ACTIONS_ID_TOKEN_REQUEST_URL: 'https://127.0.0.1:9',
+      npm_config_registry: 'http://127.0.0.1:9',
+    }
+    const publish = () => run(['--publish', '--out', folder], env)
+    const refused = expect.objectContaining({
+      status: 1,
+      stdout: expect.stringMatching(
+        /FAILED {2}the package is the one that was tested[\s\S]*\nNot published\.\n/,
+      ),
+    })
+    expect(publish()).toEqual(refused)
+    const { name, version } = JSON.parse(
+      readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'),
+    )
+    writeFileSync(join(folder, `${name}-${version}.tgz`), 'another')
+    expect(publish()).toEqual(refused)
+    writeFileSync(join(folder, 'SHA256SUMS'), `${'0'.repeat(64)}  ${name}-${version}.tgz\n`)
+    expect(publish()).toEqual(refused)
+    expect(publish().stdout).toContain('has another checksum than SHA256SUMS')
   })
 })
