@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import { defineConfig, type Options } from 'tsup'
+import { pageText } from './scripts/page-text.mjs'
 
 const shared: Options = {
   entry: {
@@ -79,6 +80,38 @@ const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
 }
 
 /**
+ * What nearly everything takes goes into one file: esbuild makes a file of each set of modules that the same entries reach, and
+ * each is to be found, read and wrapped at every start. Twelve kilobytes that every entry loads, whatever it uses of them.
+ */
+const BASE = ['clock', 'errors', 'printable', 'credential/base64', 'protocol/issuance']
+const ENTRIES =
+  /[\\/]src[\\/](?:(?:\w+[\\/])?index|issuance|credential[\\/]rare|transport[\\/]\w+[\\/](?:mqtt|mqtt-ws|https))\.ts$/
+
+const oneBase: NonNullable<Options['esbuildPlugins']>[number] = {
+  name: 'one-base',
+  setup(build) {
+    build.onResolve({ filter: /^base:/ }, ({ path }) => ({
+      path: join(import.meta.dirname, 'src', `${path.slice('base:'.length)}.ts`),
+      sideEffects: true,
+    }))
+    build.onLoad({ filter: ENTRIES }, async ({ path }) => ({
+      contents: `${await readFile(path, 'utf8')}\n${BASE.map((name) => `import 'base:${name}'`).join('\n')}`,
+      loader: 'ts',
+    }))
+  },
+}
+
+const page: NonNullable<Options['esbuildPlugins']>[number] = {
+  name: 'page',
+  setup(build) {
+    build.onLoad({ filter: /\.html$/ }, async ({ path }) => ({
+      contents: await pageText(path),
+      loader: 'text',
+    }))
+  },
+}
+
+/**
  * The command in one file, for its start: it holds what a registration over MQTT takes, and asks the library for the rest.
  * scripts/finish-build.mjs puts the lines before it that start Node. All but `register` is a file of its own, which is handed
  * what the first has (src/cli/kit.ts) and asks the library too. Names are short in both, which nobody calls: that is a quarter
@@ -96,6 +129,7 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
   },
   esbuildPlugins: [
     globalProcess,
+    page,
     {
       name: 'library',
       setup(build) {
@@ -118,7 +152,7 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
         })
         // Not reached either: the command sends no signing request.
         build.onResolve({ filter: /issuance\.ts$/ }, ({ importer, kind }) =>
-          kind === 'dynamic-import' && /[\\/]client\.ts$/.test(importer) ? library : undefined,
+          kind === 'dynamic-import' && /[\\/]load-issuance\.ts$/.test(importer) ? library : undefined,
         )
       },
     },
@@ -148,10 +182,11 @@ export default defineConfig([
     },
     esbuildPlugins: [
       globalProcess,
+      oneBase,
       shorterPackages,
       {
         // MQTT.js on Node alone: streams are Node's own, timers come from the clock, and nobody reads its debug output,
-        // which would print passwords.
+        // which would print passwords. The hub is spoken to in MQTT 3.1.1, which has no topic aliases and so no cache of them.
         name: 'mqtt-on-node',
         setup(build) {
           build.onResolve({ filter: /^readable-stream$/ }, () => ({ path: 'node:stream', external: true }))
@@ -163,6 +198,18 @@ export default defineConfig([
           build.onLoad({ filter: /.*/, namespace: 'nothing' }, () => ({
             contents: 'module.exports = () => () => {}',
           }))
+          build.onResolve({ filter: /^lru-cache$/ }, ({ path, importer }) =>
+            /[\\/]node_modules[\\/]mqtt[\\/]/.test(importer) ? { path, namespace: 'mqtt-5' } : undefined,
+          )
+          build.onLoad({ filter: /.*/, namespace: 'mqtt-5' }, () => ({
+            contents:
+              'exports.LRUCache = class { constructor() { throw new Error("MQTT 5 is not part of this") } }',
+          }))
+          // It wants to know its version.
+          build.onLoad({ filter: /[\\/]node_modules[\\/]mqtt[\\/]package\.json$/ }, async ({ path }) => {
+            const { version } = JSON.parse(await readFile(path, 'utf8')) as { version: string }
+            return { contents: JSON.stringify({ version }), loader: 'json' }
+          })
         },
       },
       {
@@ -195,9 +242,10 @@ export default defineConfig([
             supported: { 'dynamic-import': false },
           })
           const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
-          if (!/^(?:rare-|emulator\.)/.test(basename(path))) return { code: slimmed }
-          // What is rare turns whatever it meets into an answer, and the emulator stands on a desk, beside its source: no
-          // trace of either comes from the field.
+          if (!/^(?:rare-|asn1-|issuance-|emulator\.|testing\.)/.test(basename(path)))
+            return { code: slimmed }
+          // What is rare turns whatever it meets into an answer, what issues and renews certificates into an error or an event,
+          // and the emulator and the contract suite stand on a desk, beside their source: no trace of any comes from the field.
           const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
           const [names = ''] = /0&&\(module\.exports=[^;]*;\s*$/.exec(slimmed) ?? []
           return { code: (await transform(slimmed, short)).code.trimEnd() + names }

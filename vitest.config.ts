@@ -1,6 +1,16 @@
 import { defineConfig } from 'vitest/config'
+import { pageText } from './scripts/page-text.mjs'
 
 export default defineConfig({
+  plugins: [
+    {
+      name: 'page',
+      enforce: 'pre',
+      async load(id) {
+        return id.endsWith('.html') ? `export default ${JSON.stringify(await pageText(id))}` : undefined
+      },
+    },
+  ],
   test: {
     include: ['test/**/*.test.ts'],
     exclude: ['test/interop/**', 'node_modules/**'],

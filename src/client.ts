@@ -11,6 +11,7 @@ import { inspectCredential } from './credential/inspection.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
 import type { Issuance } from './issuance.ts'
+import { loadIssuance } from './load-issuance.ts'
 import type {
   CallOptions,
   DpsEvent,
@@ -93,7 +94,7 @@ export class ProvisioningClient {
     const { payload, csr } = options
     const { transports, issuanceApiVersion, clock } = this.#options
     if (csr !== undefined) checkIssuanceVersion(issuanceApiVersion)
-    const issuance = csr === undefined ? undefined : (await import('./issuance.ts')).issuanceFor(csr)
+    const issuance = csr === undefined ? undefined : (await loadIssuance()).issuanceFor(csr)
     const result = await this.#call({ kind: 'register' }, options, transports, { payload, issuance })
     const { registration, issuedChain } = the(result, 'assigned')
     const assignment = createAssignment(registration, result)

@@ -71,6 +71,11 @@ export const ERROR_CODES = facts({
     retryable: false,
     hint: 'Use an EC P-256 (recommended), EC P-384 or RSA device key, and keep its curve in `tls.curves`.',
   },
+  CREDENTIAL_NOT_ISSUED: {
+    family: 'usage',
+    retryable: false,
+    hint: 'Name a bootstrap credential after this one, and register with a `csr`.',
+  },
   SAS_KEY_INVALID: {
     family: 'usage',
     retryable: false,

@@ -33,6 +33,15 @@ export {
   type DpsErrorFamily,
   type DpsPhase,
 } from './errors.ts'
+export {
+  type CertificateRequestOptions,
+  type IssuedCertificate,
+  type IssuedCertificateFacts,
+  type IssuedCertificateOptions,
+  type IssuedCertificateRequest,
+  type IssuedCertificateStatus,
+  issuedCertificate,
+} from './issued-certificate.ts'
 export type {
   CallOptions,
   ConnectFunction,

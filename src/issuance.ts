@@ -3,8 +3,12 @@ import { readCertificateRequest } from './credential/certificate-request.ts'
 import { checkIssuedChain } from './credential/issued-chain.ts'
 import type { RegisterOptions } from './options/options.ts'
 
-// Whoever makes a request has it answered, mostly in the same process: one chunk for both.
+// Whoever makes a request has it answered, mostly in the same process, and answered again: one chunk for all of it.
+export { readCertificateRequest } from './credential/certificate-request.ts'
+export { checkIssuedChain } from './credential/issued-chain.ts'
 export { makeCsr } from './factory/make-csr.ts'
+export { CertificateLifecycle } from './renewal/lifecycle.ts'
+export { keepPairs } from './renewal/pairs.ts'
 
 /** What a registration with a certificate signing request needs beside one without. Loaded for it alone. */
 export interface Issuance {

@@ -35,7 +35,7 @@ function importsOf(file: string): Import[] {
 
 const imports = files.flatMap(importsOf)
 const isLeaf = (name: string) =>
-  /^(errors|clock|clock-check|distinguished-name|iso-time|lru|printable|release)\.ts$/.test(name) ||
+  /^(errors|clock|clock-check|distinguished-name|iso-time|lru|printable|release|sealed)\.ts$/.test(name) ||
   name.startsWith('protocol/') ||
   name === '../package.json'
 const folder = (name: string) => (name.includes('/') ? name.slice(0, name.indexOf('/')) : '')
@@ -106,6 +106,8 @@ describe('the dependency rule', () => {
         /^node:(net|tls|dgram|http|http2|https)$/.test(i.to) &&
         !i.typeOnly &&
         folder(i.from) !== 'emulator' &&
+        // The emulator's live page, which the command serves to this machine.
+        i.from !== 'cli/emulator/page.ts' &&
         // Frames HTTP on a socket that was dialled; its agent has no other.
         !(i.from === 'transport/https/session.ts' && i.to === 'node:https'),
     )
@@ -119,6 +121,13 @@ describe('the dependency rule', () => {
     for (const i of shared) expect(['errors.ts', 'clock.ts', 'printable.ts']).toContain(i.to)
     // The contract suite is handed an emulator, and only knows what one is.
     const known = imports.filter((i) => folder(i.from) === 'testing' && i.typeOnly)
+    // The command has it as everybody has, in the file of the library, and only once it is asked for.
+    known.push(
+      ...imports.filter(
+        (i) =>
+          i.from.startsWith('cli/emulator/') && i.to === 'emulator/index.ts' && (i.typeOnly || i.dynamic),
+      ),
+    )
     expect(
       imports.filter(
         (i) => folder(i.to) === 'emulator' && folder(i.from) !== 'emulator' && !known.includes(i),
@@ -143,9 +152,27 @@ describe('the dependency rule', () => {
     // Its own composition root alone sees that of provisioning.
     expect([...new Set(wrong.map((i) => `${i.from} ${i.to}`))].sort()).toEqual([
       'hub/connect.ts client.ts',
+      'hub/connect.ts load-issuance.ts',
       'hub/connect.ts provision.ts',
+      'hub/connection.ts load-issuance.ts',
     ])
-    expect(imports.filter((i) => folder(i.to) === 'hub' && folder(i.from) !== 'hub')).toEqual([])
+    // What renews its certificate is handed a connection, and only knows what one is.
+    const known = imports.filter((i) => folder(i.from) === 'renewal' && i.typeOnly)
+    expect(
+      imports.filter((i) => folder(i.to) === 'hub' && folder(i.from) !== 'hub' && !known.includes(i)),
+    ).toEqual([])
+  })
+
+  it('renewal/ is handed what it works with, but credentials and requests, and comes with issuance alone', () => {
+    const used = imports.filter(
+      (i) => folder(i.from) === 'renewal' && !i.typeOnly && !i.to.startsWith('node:') && !isLeaf(i.to),
+    )
+    const allowed = new Set(['renewal', 'credential', 'factory'])
+    expect(used.filter((i) => !allowed.has(folder(i.to)))).toEqual([])
+    const from = imports.filter(
+      (i) => folder(i.to) === 'renewal' && folder(i.from) !== 'renewal' && !i.typeOnly,
+    )
+    expect([...new Set(from.map((i) => i.from))]).toEqual(['issuance.ts'])
   })
 
   it('MQTT.js is loaded in one file of hub/, and nowhere else', () => {
@@ -200,6 +227,10 @@ describe('the file of the other commands', () => {
       }
     }
     expect(own).toContain('cli/checks/tls.ts')
+    expect(own).toContain('cli/emulator/emulate.ts')
+    // The server of the emulator's page is in it too, and is not run before it is asked for.
+    expect(own).not.toContain('cli/emulator/page.ts')
+    expect(imports.filter((i) => i.to === 'cli/emulator/page.ts' && !i.typeOnly && !i.dynamic)).toEqual([])
     const first = reachable('cli/bin.ts')
     expect([...own].filter((name) => first.has(name))).toEqual([])
   })
@@ -216,7 +247,9 @@ describe('what the main entry loads', () => {
     expect(heavy).toEqual([])
     // What only a registration with a signing request needs.
     expect(
-      loaded.filter((name) => /^factory\/|^issuance|certificate-request|issued-chain/.test(name)),
+      loaded.filter((name) =>
+        /^factory\/|^issuance|^renewal\/|certificate-request|issued-chain|protocol\/renewal/.test(name),
+      ),
     ).toEqual([])
     expect(loaded).toContain('tls/dial.ts')
   })

@@ -3,10 +3,10 @@ import type { Identity } from '../credential/credential.ts'
 import { DpsError } from '../errors.ts'
 import { sameRegistrationId } from '../protocol/registration-id.ts'
 import { type DeviceRegistration, jsonObject, parseRegistration } from '../protocol/response.ts'
+import { damaged, seal, type Unsealed, unseal } from '../sealed.ts'
 
 /**
- * What is stored, as bytes: one line that says what it is, in which version, and the SHA-256 of what follows; then one line
- * of JSON. Every byte of it matters, so a record that is cut short or damaged anywhere is none.
+ * What is stored, sealed:
  *
  *     dps-device-client/assignment 1 sha256:6b23…
  *     {"binding":{"idScope":…},"contactMs":1796083200000,"registration":{"deviceId":…}}
@@ -37,19 +37,16 @@ export type NoRecordReason = 'missing' | 'refused' | 'unreadable' | 'damaged' | 
 
 export type ReadRecord =
   | { readonly ok: true; readonly record: StoredRecord }
-  | {
-      readonly ok: false
-      readonly reason: Extract<NoRecordReason, 'damaged' | 'newer'>
-      /** The end of a sentence that begins with "the stored record". */
-      readonly why: string
-    }
+  | Extract<Unsealed, { ok: false }>
 
 export function bindingOf(idScope: string, host: string, identity: Identity): Binding {
   return {
     idScope,
     host,
     registrationId: identity.registrationId,
-    credential: createHash('sha256').update(`credential ${identity.fingerprint}`).digest('hex'),
+    credential: createHash('sha256')
+      .update(`credential ${identity.lineage ?? identity.fingerprint}`)
+      .digest('hex'),
   }
 }
 
@@ -63,25 +60,15 @@ export function foreignPart(stored: Binding, own: Binding): string | undefined {
 
 export function encodeRecord({ binding, contactMs, registration }: StoredRecord): Uint8Array {
   const body = JSON.stringify({ binding, contactMs, registration: registration && wireOf(registration) })
-  return Buffer.from(`${headOf(VERSION, body)}\n${body}\n`)
+  return seal(FORMAT, VERSION, body)
 }
 
 /** Never throws, whatever the bytes are. */
 export function decodeRecord(bytes: Uint8Array): ReadRecord {
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  const lineEnd = text.indexOf(0x0a)
-  const head = text.subarray(0, Math.max(lineEnd, 0)).toString('latin1')
-  const version = new RegExp(`^${FORMAT} ([1-9][0-9]{0,8}) sha256:[0-9a-f]{64}$`).exec(head)?.[1]
-  if (version === undefined) return damaged(bytes.length === 0 ? 'is empty' : 'does not begin as one')
-  if (text.at(-1) !== 0x0a) return damaged('is cut short')
-  const body = text.subarray(lineEnd + 1, -1)
-  if (head !== headOf(version, body)) return damaged('does not fit its checksum')
-  if (Number(version) > VERSION) {
-    const why = `has the format ${version}; this version of the package reads up to ${VERSION}`
-    return { ok: false, reason: 'newer', why }
-  }
+  const unsealed = unseal(FORMAT, VERSION, bytes)
+  if (!unsealed.ok) return unsealed
   try {
-    return { ok: true, record: parseBody(body) }
+    return { ok: true, record: parseBody(unsealed.body) }
   } catch (error) {
     if (DpsError.is(error)) return damaged('does not hold what it should')
     throw error
@@ -105,16 +92,6 @@ function parseBody(body: Uint8Array): StoredRecord {
 /** The fields of the service, so that what reads its replies reads this too. */
 function wireOf({ createdAt, lastUpdatedAt, ...rest }: DeviceRegistration): Record<string, unknown> {
   return { ...rest, createdDateTimeUtc: createdAt, lastUpdatedDateTimeUtc: lastUpdatedAt }
-}
-
-function headOf(version: number | string, body: string | Uint8Array): string {
-  // The version is part of what is summed: one that was damaged into another is not taken for it.
-  const sum = createHash('sha256').update(`${FORMAT} ${version}\n`).update(body).digest('hex')
-  return `${FORMAT} ${version} sha256:${sum}`
-}
-
-function damaged(why: string): ReadRecord {
-  return { ok: false, reason: 'damaged', why }
 }
 
 function malformed(): DpsError {

@@ -1,5 +1,5 @@
 /**
- * Keeps one small record over restarts and power cuts: bytes, which `provision` writes, checks and interprets. Three verbs,
+ * Keeps one small record over restarts and power cuts: bytes, which `provision`, or `issuedCertificate`, writes, checks and interprets. Three verbs,
  * one rule each:
  *
  * - `read` resolves with what was written last, whole, or undefined where nothing is.
@@ -8,7 +8,8 @@
  * - `remove` leaves nothing; it also has to work where `write` fails because no space is left.
  *
  * A rejection loses nothing else: a record that cannot be read counts as none, and one that cannot be written is told by an
- * event. The bytes hold no key; their checksum finds damage, not forgery, so nobody else may be able to write them.
+ * event. The checksum in the bytes finds damage, not forgery, so nobody else may be able to write them. Those of an assignment hold
+ * no key; those of `issuedCertificate` do, and nobody else may be able to read them.
  */
 export interface AssignmentStore {
   read(): Promise<Uint8Array | undefined>

@@ -2,6 +2,7 @@ import { lookup, probe } from './contact.ts'
 import { csr } from './csr.ts'
 import { deriveKey } from './derive-key.ts'
 import { doctor, inspect } from './doctor.ts'
+import { emulator } from './emulator/verb.ts'
 import type { ExitCode } from './exit-codes.ts'
 import { helpOf, overview } from './help.ts'
 import { hold, type Kit, kit } from './kit.ts'
@@ -23,6 +24,7 @@ const verbs = (): Readonly<Record<string, Verb>> => ({
   'roots check': rootsCheck(),
   'derive-key': deriveKey(),
   csr: csr(),
+  emulator: emulator(),
 })
 
 /** Everything that the command does but a registration. */

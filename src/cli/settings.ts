@@ -136,17 +136,17 @@ export function credentialOf(
     const file = options.get(name)
     return file === undefined ? undefined : readInput(file.value as string, file.as, 'CREDENTIAL_UNREADABLE')
   }
-  if (cert !== undefined || key !== undefined) {
-    if (cert === undefined) return missing('cert', `the certificate that belongs to ${key?.as}`)
-    if (key === undefined) return missing('key', `the private key that belongs to ${cert.as}`)
+  const isBundle = options.has('pkcs12')
+  if (isBundle || cert !== undefined || key !== undefined) {
+    if (!isBundle && cert === undefined) return missing('cert', `the certificate that belongs to ${key?.as}`)
+    if (!isBundle && key === undefined) return missing('key', `the private key that belongs to ${cert?.as}`)
     const file = read('key-passphrase-file')
     const passphrase = text(options, 'key-passphrase') ?? (file && lineOf(file))
     if (passphrase !== undefined) onSecret(passphrase)
-    const content = read('key')!
+    const content = read(isBundle ? 'pkcs12' : 'key')!
     onSecret(content)
     return x509({
-      cert: read('cert')!,
-      key: content,
+      ...(isBundle ? { pkcs12: content } : { cert: read('cert')!, key: content }),
       ...given('passphrase', passphrase),
       ...given('registrationId', registrationId),
     })
@@ -156,7 +156,7 @@ export function credentialOf(
   if (secret === undefined) {
     throw usage(
       'there is no credential',
-      'Give --cert and --key, or --registration-id and --symmetric-key-file; see dps-device --help.',
+      'Give --cert and --key, --pkcs12, or --registration-id and --symmetric-key-file; see dps-device --help.',
     )
   }
   onSecret(secret)
@@ -186,11 +186,15 @@ export function timeoutOf(options: Options): number | undefined {
   return ms
 }
 
-export function payloadOf(options: Options): RegisterOptions['payload'] {
-  const payload = options.get('payload')
-  if (payload === undefined || typeof payload.value !== 'string')
-    return payload?.value as RegisterOptions['payload']
-  const { value, as } = payload
+export const payloadOf = (options: Options): RegisterOptions['payload'] =>
+  jsonOf(options, 'payload') as RegisterOptions['payload']
+
+/** One JSON object, given as one, as text or as `@FILE`. */
+export function jsonOf(options: Options, name: string): Readonly<Record<string, unknown>> | undefined {
+  const given = options.get(name)
+  if (given === undefined || typeof given.value !== 'string')
+    return given?.value as Readonly<Record<string, unknown>> | undefined
+  const { value, as } = given
   const json = value.startsWith('@')
     ? readInput(value.slice(1), as, 'OPTION_INVALID').toString('utf8')
     : value
@@ -203,7 +207,7 @@ export function payloadOf(options: Options): RegisterOptions['payload'] {
   if (typeof content !== 'object' || content === null || Array.isArray(content)) {
     throw usage(`${as} must be one JSON object`)
   }
-  return content as RegisterOptions['payload']
+  return content as Readonly<Record<string, unknown>>
 }
 
 /** Set by the first lines of the command, which give OpenSSL nothing to read. */

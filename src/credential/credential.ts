@@ -1,3 +1,5 @@
+import type { DpsError } from '../errors.ts'
+
 /** What the TLS handshake presents: passed to `tls.createSecureContext` as it is. */
 export interface TlsIdentity {
   readonly cert?: string | Uint8Array
@@ -22,6 +24,13 @@ export interface Identity {
    * share either. Not a secret and not printed.
    */
   readonly fingerprint: string
+  /**
+   * What a stored assignment is bound to in place of `fingerprint`: of a credential that is renewed by the device itself, and
+   * is of the same device then. Absent for all others.
+   */
+  readonly lineage?: string
+  /** When the first of the device's certificates ends, ms since the epoch; absent where none does. */
+  readonly validUntilMs?: number
   /** Present for X.509 only. */
   readonly tls?: TlsIdentity
   /** The named curve of an EC device certificate: the TLS policy must offer it. Absent for RSA and SAS. */
@@ -65,4 +74,9 @@ export interface Credential {
    * @throws DpsError with phase `config`
    */
   load(): Promise<Identity>
+  /**
+   * Told what a hub made of an identity: undefined where it let the device in, else what speaks against it. Resolves with true
+   * where `load` now gives another one, which is then tried at once. Need not be there.
+   */
+  settled?(identity: Identity, error: DpsError | undefined): Promise<boolean>
 }

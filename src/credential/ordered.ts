@@ -34,6 +34,10 @@ export class OrderedCredentials {
     return this.#all.length
   }
 
+  at(index: number): Credential {
+    return this.#all[index]!
+  }
+
   /** As they were read last, by index. */
   get identities(): readonly (Identity | undefined)[] {
     return this.#read
@@ -92,6 +96,8 @@ export class OrderedCredentials {
 
   /** What is doubtful in it now and has not been said before; what looks well costs a comparison. Never rejects. */
   async newDoubts(identity: Identity, now: number): Promise<readonly string[]> {
+    // What is renewed by itself was looked at when it came.
+    if (identity.lineage !== undefined) return []
     const doubt = doubtAbout(identity, now)
     const isNew = (subject: string) => this.#isNew(`${identity.fingerprint} ${subject}`)
     if (doubt === '' || !isNew(doubt)) return []

@@ -100,12 +100,12 @@ export function readCertificates(
  */
 export function readPrivateKey(input: string | Uint8Array, field: string): PemBlock {
   const blocks = readPem(input, field)
-  // Labels such as `TSS2 PRIVATE KEY` belong to OpenSSL providers; whether one is installed, only OpenSSL knows.
+  // `TSS2 PRIVATE KEY` and `PKCS#11 PROVIDER URI` belong to OpenSSL providers; whether one is loaded, only OpenSSL knows.
   const keys = blocks.filter(
     ({ kind, label }) =>
       kind === 'private key' ||
       kind === 'encrypted private key' ||
-      (kind === 'other' && /PRIVATE KEY$/.test(label)),
+      (kind === 'other' && /PRIVATE KEY$|^PKCS#11 PROVIDER URI$/.test(label)),
   )
   if (keys.length === 0) throw unreadable(field, `holds ${describe(blocks, INSTEAD_OF_KEY)}`)
   if (keys.length > 1) throw unreadable(field, `holds ${keys.length} private keys; give exactly one`)

@@ -58,7 +58,8 @@ type X509KeyOptions =
   | {
       /**
        * The private key of the device certificate: PEM (PKCS#8, PKCS#1, SEC1) or DER. EC P-256 is recommended; EC P-384,
-       * EC P-521 and RSA of at least 2048 bits are accepted. A function is asked again for every connection.
+       * EC P-521 and RSA of at least 2048 bits are accepted. A key that stays in a chip: the PEM of an OpenSSL provider that
+       * is loaded (`PKCS#11 PROVIDER URI`, `TSS2 PRIVATE KEY`). A function is asked again for every connection.
        */
       key: Readable<string | Uint8Array>
       /** Decrypts the key. Default: the key is not encrypted. */
@@ -77,7 +78,10 @@ type X509KeyOptions =
       privateKeyIdentifier?: undefined
     }
   | {
-      /** The OpenSSL engine that has the key, as in `tls.createSecureContext`; the pair is then checked by the handshake alone. */
+      /**
+       * The OpenSSL engine that has the key, as in `tls.createSecureContext`: the id that the OpenSSL configuration gives it.
+       * The pair is then checked as the first connection is prepared; a key of another type, by the service alone.
+       */
       privateKeyEngine: string
       /** The key's name within the engine. Never printed: a PKCS#11 URI may carry a PIN. */
       privateKeyIdentifier: string
@@ -295,7 +299,9 @@ function deviceKeyOf(content: string | Uint8Array, passphrase: string | undefine
     // OpenSSL reports a wrong passphrase as any of several errors: decryption with the wrong key may look well padded.
     const fault = isEncrypted
       ? 'could not be decrypted: the `passphrase` is wrong or the file is damaged'
-      : `holds a ${label} block whose content is not a private key that OpenSSL can read`
+      : kind === 'other'
+        ? `holds a ${label} block, which no OpenSSL provider that is loaded could open: look at \`--openssl-config\`, the token and its PIN`
+        : `holds a ${label} block whose content is not a private key that OpenSSL can read`
     throw unreadable(field, fault, cause)
   }
   return {
@@ -333,6 +339,7 @@ async function identify(contents: Contents): Promise<Identity> {
     tls: redacting<TlsIdentity>({ cert, ...key.tls }, ['key', 'passphrase', 'privateKeyIdentifier']),
     ...(keyCurve === undefined ? {} : { keyCurve }),
     ...(notices.length === 0 ? {} : { notices: Object.freeze(notices) }),
+    validUntilMs: Math.min(...periods.map(({ untilMs }) => untilMs)),
     checkDates: (nowMs: number) => checkDates(periods, nowMs),
     // The handshake authenticates.
     token: async () => undefined,

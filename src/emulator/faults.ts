@@ -287,7 +287,8 @@ const ISSUE = [
 
 const RENEWAL_REPLY = [...CONNECTION, 'reply', 'wrong-rid', 'duplicate', 'truncate', 'oversize']
 
-const ALLOWED: Readonly<Record<FaultStep, readonly string[]>> = {
+/** What may be done at each step, by the name of the action or of its one field. */
+export const FAULT_ACTIONS: Readonly<Record<FaultStep, readonly string[]>> = {
   accept: CONNECTION,
   'client-hello': CONNECTION,
   handshake: CONNECTION,
@@ -363,8 +364,8 @@ export class FaultScript implements Faults {
   readonly #scripted = new Map<FaultStep, ScriptedFault[]>()
 
   add(spec: FaultSpec): Fault {
-    const allowed = Object.hasOwn(ALLOWED, spec.at) ? ALLOWED[spec.at] : undefined
-    if (allowed === undefined) throw invalid(`\`at\` must be one of ${Object.keys(ALLOWED).join(', ')}`)
+    const allowed = Object.hasOwn(FAULT_ACTIONS, spec.at) ? FAULT_ACTIONS[spec.at] : undefined
+    if (allowed === undefined) throw invalid(`\`at\` must be one of ${Object.keys(FAULT_ACTIONS).join(', ')}`)
     const chosen: AnyAction | readonly AnyAction[] = spec.do
     const actions = isList(chosen) ? [...chosen] : [chosen]
     if (actions.length === 0) throw invalid('`do` must name at least one action')

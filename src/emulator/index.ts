@@ -1,3 +1,4 @@
+export type { ClientHelloFacts } from './client-hello.ts'
 export type {
   AssigningOptions,
   Emulator,
@@ -39,6 +40,7 @@ export type {
   RequestFault,
   TwinReplyFault,
 } from './faults.ts'
+export { FAULT_ACTIONS } from './faults.ts'
 export type { EmulatorTlsOptions, ServerCertificate } from './fronts/listener.ts'
 export type {
   CommandOptions,

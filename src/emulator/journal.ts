@@ -1,3 +1,4 @@
+import type { ClientHelloFacts } from './client-hello.ts'
 import type { FaultPoint } from './faults.ts'
 import type { HubEnding, TelemetryRecord } from './hub/hub.ts'
 import type { IssuedCertificateInfo } from './issuance/authority.ts'
@@ -76,7 +77,13 @@ export interface PacketRecord {
 /** Everything the emulator sees, as plain data. No event carries a key or a token. */
 export type EmulatorEvent =
   | { readonly type: 'connection-opened'; readonly connectionId: number; readonly port: number }
-  | { readonly type: 'client-hello'; readonly connectionId: number; readonly bytes: Buffer }
+  | {
+      readonly type: 'client-hello'
+      readonly connectionId: number
+      readonly bytes: Buffer
+      /** What the bytes say. */
+      readonly offered: ClientHelloFacts
+    }
   | ({ readonly type: 'handshake-done'; readonly connectionId: number } & HandshakeFacts)
   | { readonly type: 'handshake-failed'; readonly connectionId: number; readonly code: string }
   | { readonly type: 'packet'; readonly packet: PacketRecord }

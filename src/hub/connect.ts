@@ -1,10 +1,18 @@
 import type { HubAssignment, HubTransportName } from '../assignment/hub.ts'
 import { shouldReprovision } from '../assignment/should-reprovision.ts'
 import { emitter } from '../client.ts'
+import { systemClock } from '../clock.ts'
+import type { Credential } from '../credential/credential.ts'
+import { OrderedCredentials } from '../credential/ordered.ts'
 import { DpsError } from '../errors.ts'
+import type { IssuedCertificate } from '../issued-certificate.ts'
+import { loadIssuance } from '../load-issuance.ts'
 import type { DpsEvent, TransportChoice } from '../options/options.ts'
-import { object } from '../options/resolve.ts'
+import { object, refuseUnknown } from '../options/resolve.ts'
+import { RENEWAL_API_VERSION } from '../protocol/renewal.ts'
 import { type ProvisionMode, type ProvisionOptions, provisionAs, VERDICTS } from '../provision.ts'
+import { isCredentialFailure } from '../registration/fallback.ts'
+import type { CertificateLifecycle } from '../renewal/lifecycle.ts'
 import { type AssignmentSource, Hub, type HubConnection, type HubFailure } from './connection.ts'
 import { type ConnectHubOptions, type HubEvent, invalid, pick, resolveConnectHub } from './options.ts'
 
@@ -39,6 +47,14 @@ export async function connectHub(
 /** Everything of a hub that is not said by the options of provisioning. */
 export type HubOnlyOptions = Omit<ConnectHubOptions, 'credential' | 'signal' | 'onEvent'>
 
+/** How the certificate of a device is kept up (preview). */
+export interface IssuanceOptions {
+  /** Of new keys. Default `'P-384'`, the one that the documentation of issuance names. */
+  curve?: 'P-384' | 'P-256'
+  /** The part of its life after which a certificate is renewed, 0.1 to 0.9; 5 % of it earlier or later by chance. Default 0.8. */
+  renewAt?: number
+}
+
 export interface ProvisionAndConnectOptions extends Omit<ProvisionOptions, 'onEvent' | 'timeoutMs' | 'csr'> {
   /**
    * What holds for the hub: `port`, `connectTo`, `gatewayHostName`, `moduleId` and the like are said here alone. Trust, TLS,
@@ -46,6 +62,14 @@ export interface ProvisionAndConnectOptions extends Omit<ProvisionOptions, 'onEv
    * MQTT transports.
    */
   hub?: HubOnlyOptions
+  /**
+   * Has the service issue a certificate for the device, and renews it (preview): `credential` is then
+   * `[issuedCertificate({ store }), bootstrap]`, and the bootstrap credential, of any kind, is for the provisioning service
+   * alone. Without it the first certificate cannot come, nor another once it has ended. `{}` takes the defaults. Default: none.
+   *
+   * @beta
+   */
+  issuance?: IssuanceOptions
   /** Receives the events of both. */
   onEvent?: (event: DpsEvent | HubEvent) => void
 }
@@ -78,9 +102,10 @@ class Questions {
   /** How long the next question waits after the last, where nobody can tell what is wrong. */
   #pauseMs = PATIENCE_MS
 
-  isDue({ error, failures, failingForMs }: HubFailure, nowMs: number): boolean {
+  /** @param isSure whether it is known that there has to be another certificate */
+  isDue({ error, failures, failingForMs }: HubFailure, nowMs: number, isSure: boolean): boolean {
     // The hub does not know the device, or is none for it: no count is needed.
-    if (shouldReprovision(error) || error.code === 'HUB_PROFILE_UNSUPPORTED') {
+    if (isSure || shouldReprovision(error) || error.code === 'HUB_PROFILE_UNSUPPORTED') {
       return nowMs - this.#answeredAt >= ASK_EVERY_MS
     }
     if (!shouldReprovision(error, { failures, after: DOUBT_AFTER })) return false
@@ -110,38 +135,69 @@ class Questions {
  * - Where the service itself says no, what is stored is erased, and the device connects to no hub before it is assigned anew.
  * - Failures are waited out for as long as it takes: up to `retry.maxDelayMs` where the network or the service fails, and
  *   between one minute and an hour where either of the two refuses.
+ * - With `issuance` it registers with a certificate signing request where there is no certificate that can be used, and stays
+ *   with the hub by the certificate that came. From about 80 % of its life on it asks the hub for the next one, or, where the
+ *   hub issues none, the provisioning service; attempts come closer as the end does. The new one is used by a planned reconnect,
+ *   for which messages wait and none is lost; where the hub refuses it the device is back with the one before at once. One that
+ *   has ended, or that the hub takes no longer, is replaced by a registration with the bootstrap credential, which is billed:
+ *   at once, and where it was in vain an hour later. Each step is told by an event `certificate-…`.
  *
  * @throws DpsError CANCELLED when `signal` aborts before the first connection, and every error of family `usage` that is not
  *   retryable and comes before it: no wait mends a wrong option; HUB_PROFILE_UNSUPPORTED where the service has just assigned
  *   the device to a hub that speaks MQTT 5
  */
 export async function provisionAndConnect(options: ProvisionAndConnectOptions): Promise<HubConnection> {
-  const { hub = {}, onEvent, ...provisioning } = object('options', options)
+  const { hub = {}, onEvent, issuance, ...provisioning } = object('options', options)
   // The hub is reached with `credential`: a certificate that came for it would be lost.
   if (Object.hasOwn(provisioning, 'csr')) throw invalid('csr', 'is for register() and provision()')
   object('hub', hub)
   for (const name of ['credential', 'signal', 'onEvent']) {
     if (Object.hasOwn(hub, name)) throw invalid(`hub.${name}`, 'is said once, beside `hub`')
   }
-  const { credential, signal, transport = 'mqtt' } = provisioning
+  const { signal, transport = 'mqtt' } = provisioning
   const emit = hubEmitter(onEvent)
+  let lifecycle: CertificateLifecycle | undefined
+  if (issuance !== undefined) {
+    const { curve, renewAt, certificate } = checkIssuance(issuance, options)
+    lifecycle = new (await loadIssuance()).CertificateLifecycle({
+      certificate,
+      curve,
+      renewAt,
+      clock: provisioning.clock ?? systemClock,
+      emit,
+      registrationId: async () => {
+        await credentials.loadAll()
+        return credentials.identities.find((identity) => identity !== undefined)!.registrationId
+      },
+      register: async (csr, abort) => {
+        const assignment = await ask('always', { signal: abort }, csr)
+        if (assignment.source === 'store') throw assignment.failure!
+        return assignment
+      },
+    })
+  }
   const settings = resolveConnectHub({
     ...pick(provisioning, INHERITED),
     transport: mqttOf(transport),
+    ...(lifecycle !== undefined && { apiVersion: RENEWAL_API_VERSION }),
     ...hub,
-    credential,
+    credential: lifecycle?.credential ?? provisioning.credential,
     ...(signal !== undefined && { signal }),
   })
   const { clock } = settings.base
+  // What the hub has read of one that is for both need not be read again.
+  const credentials: OrderedCredentials =
+    lifecycle === undefined ? settings.credentials : OrderedCredentials.of(provisioning.credential)
   const questions = new Questions()
   let fresh = false
   let contactMs = 0
-  const ask = async (mode: ProvisionMode | undefined, scope: { signal: AbortSignal }) => {
+  const ask = async (mode: ProvisionMode | undefined, scope: { signal: AbortSignal }, csr?: string) => {
     const assignment = await provisionAs(
       {
         ...provisioning,
-        credential: settings.credentials,
+        credential: credentials,
         ...(mode !== undefined && { mode }),
+        ...(csr !== undefined && { csr }),
         signal: scope.signal,
         onEvent: emit as (event: DpsEvent) => void,
       },
@@ -154,7 +210,8 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     return assignment
   }
   const isAnswer = (thrown: unknown): boolean =>
-    DpsError.is(thrown) && thrown.family === 'service' && !thrown.retryable
+    DpsError.is(thrown) &&
+    ((thrown.family === 'service' && !thrown.retryable) || thrown.assignment !== undefined)
   const source: AssignmentSource = {
     get fresh() {
       return fresh
@@ -162,14 +219,19 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     get contactMs() {
       return contactMs
     },
-    first: (scope) => ask(provisioning.mode, scope),
+    first: async (scope) =>
+      lifecycle === undefined || (await lifecycle.isUsable())
+        ? ask(provisioning.mode, scope)
+        : lifecycle.issue(scope.signal),
     after: async (atHub) => {
-      if (!questions.isDue(atHub, clock.monotonic())) return undefined
       const { error, signal } = atHub
+      const forAnother = lifecycle !== undefined && isCredentialFailure(error)
+      if (!questions.isDue(atHub, clock.monotonic(), forAnother)) return undefined
       emit({ type: 'reprovisioning', error })
       questions.asked(clock.monotonic())
       let failure: unknown
       try {
+        if (forAnother) return await lifecycle!.issue(signal)
         const assignment = await ask('always', { signal })
         if (assignment.source !== 'store') return assignment
         failure = assignment.failure
@@ -184,7 +246,32 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     },
     isVerdict: (error) => VERDICTS.has(error.code),
   }
-  return Hub.open(settings, source, emit, true)
+  if (lifecycle === undefined) return Hub.open(settings, source, emit, true)
+  const watched = (event: HubEvent): void => {
+    emit(event)
+    if (event.type === 'connected') lifecycle.connected()
+  }
+  return Hub.open(settings, source, watched, true, (...all) => lifecycle.run(...all))
+}
+
+function checkIssuance(
+  issuance: IssuanceOptions,
+  { credential, hub }: ProvisionAndConnectOptions,
+): Required<IssuanceOptions> & { certificate: IssuedCertificate } {
+  refuseUnknown('issuance.', object('issuance', issuance), new Set(['curve', 'renewAt']))
+  const { curve = 'P-384', renewAt = 0.8 } = issuance
+  if (curve !== 'P-384' && curve !== 'P-256') throw invalid('issuance.curve', "must be 'P-384' or 'P-256'")
+  if (typeof renewAt !== 'number' || !(renewAt >= 0.1 && renewAt <= 0.9)) {
+    throw invalid('issuance.renewAt', 'must be a number from 0.1 to 0.9')
+  }
+  if (hub?.moduleId !== undefined) throw invalid('issuance', 'is for devices: a module is issued nothing')
+  const certificate = ([] as Credential[]).concat(credential as Credential[])[0] as
+    | IssuedCertificate
+    | undefined
+  if (typeof certificate?.createRequest !== 'function') {
+    throw invalid('credential', 'must begin with issuedCertificate(), and the bootstrap credential after it')
+  }
+  return { curve, renewAt, certificate }
 }
 
 /** Who gets out by port 443 alone, or tries both ports, does so at the hub too. */

@@ -1,6 +1,8 @@
+import { randomUUID } from 'node:crypto'
 import { type HubAssignment, type HubTarget, type HubTransportName, hubToken } from '../assignment/hub.ts'
 import { checkClock } from '../clock-check.ts'
 import { DpsError, type DpsPhase } from '../errors.ts'
+import { loadIssuance } from '../load-issuance.ts'
 import { object } from '../options/resolve.ts'
 import {
   commandFilter,
@@ -10,6 +12,7 @@ import {
   TWIN_RESPONSE_FILTER,
   telemetryTopic,
 } from '../protocol/hub-wire.ts'
+import { CERTIFICATE_FILTER, isRequestId, mayRenew, RENEWAL_API_VERSION } from '../protocol/renewal.ts'
 import { CredentialTurns, mayFallBack } from '../registration/fallback.ts'
 import { PhaseTracker, type Scope } from '../registration/phases.ts'
 import { backoffCeilingMs } from '../registration/schedule.ts'
@@ -17,6 +20,7 @@ import { dial } from '../tls/dial.ts'
 import { checkIdentityAgainstPolicy } from '../tls/policy.ts'
 import { WebSocketStream } from '../transport/mqtt/websocket.ts'
 import type { ConnectionFacts } from '../transport/transport.ts'
+import { CertificateRequests } from './certificates.ts'
 import { type CommandHandler, CommandInbox } from './commands.ts'
 import { type MethodHandler, MethodTable } from './methods.ts'
 import { type HubEvent, invalid, type ResolvedHub } from './options.ts'
@@ -35,6 +39,28 @@ import {
 
 export interface TelemetryOptions extends OutgoingProperties {
   /** Cancels it: the promise rejects with CANCELLED. The hub may have got the message all the same. */
+  signal?: AbortSignal
+}
+
+/** A request for a certificate (preview). */
+export interface RequestCertificateOptions {
+  /**
+   * A certificate signing request of this device: base64 of DER, PEM, or what `createCsr` returns. Its CN must be the
+   * registration id, letter for letter, which is the CN of the certificate that the device has.
+   */
+  csr: string | { readonly csr: string }
+  /** Takes the place of a request that is pending: `'*'` of any, else of the one with this id. Default: of none. */
+  replace?: string
+  /**
+   * 4 to 36 letters, digits and dashes, no dash at either end: under which the hub knows the request. Default: a new one.
+   */
+  requestId?: string
+  /**
+   * Whether a request of this id may have been made before, by a process that is no more: its answer is waited for, for five
+   * seconds, before it is made anew. Default false.
+   */
+  resume?: boolean
+  /** Cancels the wait; the hub may issue the certificate all the same. */
   signal?: AbortSignal
 }
 
@@ -102,6 +128,22 @@ export interface HubConnection {
     onDesired(handler: DesiredHandler): () => void
   }
   /**
+   * Asks the hub for a certificate (preview) and resolves with it once it is checked, as `register({ csr })` does: PEM each,
+   * the device's first and each issuer after it. Nothing else changes: it is up to the caller to keep it with its key, and to
+   * have the credential give it; the hub sees it with the next connection. Waits for a connection, and for two minutes until
+   * the hub has taken the request, and again until the certificate is there; an answer that comes after a reconnect counts.
+   *
+   * The connection must name the API version `2025-08-01-preview`, as `apiVersion`, and be made with a certificate.
+   *
+   * https://learn.microsoft.com/azure/iot-hub/iot-concepts-certificate-renewal
+   *
+   * @beta
+   * @throws DpsError OPTION_INVALID; CERTIFICATE_NOT_ISSUED, ISSUED_CERTIFICATE_INVALID; FORBIDDEN (403010) where the hub issues
+   *   none; CONFLICT (409004) where another request is pending; BAD_REQUEST, NOT_FOUND, THROTTLED, SERVICE_UNAVAILABLE, TIMEOUT,
+   *   SUBSCRIPTION_REFUSED, CANCELLED, HUB_CLOSED
+   */
+  requestCertificate(options: RequestCertificateOptions): Promise<readonly string[]>
+  /**
    * Waits for queued messages as long as `drainMs` and a connection allow, rejects what is left with HUB_CLOSED, and
    * ends the connection. When it resolves no socket, timer or listener is left. Never throws; may be called again.
    */
@@ -126,6 +168,9 @@ export interface AssignmentSource {
   isVerdict(error: DpsError): boolean
 }
 
+/** What goes along with a connection from the first on, and is over when `signal` aborts. Never rejects. */
+export type Companion = (hub: Hub, signal: AbortSignal) => Promise<void>
+
 export interface HubFailure {
   readonly error: DpsError
   /** In a row, this one included. */
@@ -148,6 +193,10 @@ const RENEWAL_LIMIT_MS = 10_000
 const STABLE_MS = 60_000
 const DRAIN_MS = 2000
 
+const DAY_MS = 86_400_000
+/** From when on it is said that a certificate ends, where nobody renews it. */
+const EXPIRY_NOTICE_MS = 30 * DAY_MS
+
 /** Between attempts where a person has to mend something: as `provisionForever`. */
 const REFUSED = { baseDelayMs: 300_000, maxDelayMs: 3_600_000, floorMs: 60_000 }
 
@@ -165,6 +214,9 @@ interface OpenedHub {
   readonly facts: ConnectionFacts
   /** Whether a token has to be renewed. */
   readonly expires: boolean
+  /** When the certificate ends, which nobody renews. */
+  readonly validUntilMs: number | undefined
+  readonly registrationId: string
 }
 
 /** Holds the one connection there is at a time, and everything that outlives it. */
@@ -178,6 +230,7 @@ export class Hub implements HubConnection {
   readonly #methods: MethodTable
   readonly #requests: TwinRequests
   readonly #desired: DesiredFeed
+  readonly #certificates: CertificateRequests
   /** Ends whatever is waited for between two connections. */
   readonly #abort = new AbortController()
   #phases: PhaseTracker | undefined
@@ -192,22 +245,38 @@ export class Hub implements HubConnection {
   #opening: HubSession | undefined
   #methodsWanted = false
   #twinWanted = false
+  #certificatesWanted = false
+  /** Of the credential of the present connection, or of the last. */
+  #registrationId = ''
+  #saidExpiryAt = Number.NEGATIVE_INFINITY
+  #forgetExpiry: () => void = () => undefined
+  /** Cuts the wait before the next attempt short. */
+  #wake: () => void = () => undefined
+  readonly #companion: Companion | undefined
+  #accompanied: Promise<void> | undefined
   #reached: HubTransportName | undefined
   #stop: DpsError | undefined
   #lastError: DpsError | undefined
   #running: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
-  private constructor(settings: ResolvedHub, source: AssignmentSource, emit: (event: HubEvent) => void) {
+  private constructor(
+    settings: ResolvedHub,
+    source: AssignmentSource,
+    emit: (event: HubEvent) => void,
+    companion: Companion | undefined,
+  ) {
     const { maxMessages, maxBytes, base } = settings
     this.#settings = settings
     this.#source = source
     this.#emit = emit
+    this.#companion = companion
     this.#telemetry = new TelemetryQueue(base.clock, maxMessages, maxBytes)
     this.#commands = new CommandInbox(emit)
     this.#methods = new MethodTable(emit)
     this.#requests = new TwinRequests(base.clock, base.limits.poll!, maxMessages, emit)
     this.#desired = new DesiredFeed(this.#requests, base.clock, base.retry, emit)
+    this.#certificates = new CertificateRequests(base.clock, emit)
     this.twin = Object.freeze({
       get: async (options: TwinOptions = {}) => {
         const { signal } = object('options', options)
@@ -234,9 +303,11 @@ export class Hub implements HubConnection {
     source: AssignmentSource,
     emit: (event: HubEvent) => void,
     patient: boolean,
+    companion?: Companion,
   ): Promise<Hub> {
-    const hub = new Hub(settings, source, emit)
+    const hub = new Hub(settings, source, emit, companion)
     await hub.#start(patient)
+    if (hub.#stop === undefined) hub.#accompanied = companion?.(hub, hub.#abort.signal)
     return hub
   }
 
@@ -314,6 +385,44 @@ export class Hub implements HubConnection {
     return once(() => this.#desired.handle(undefined))
   }
 
+  async requestCertificate(options: RequestCertificateOptions): Promise<readonly string[]> {
+    this.#checkOpen()
+    const { csr, replace, requestId = randomUUID(), resume = false, signal } = object('options', options)
+    const { deviceId, moduleId, userName } = this.#target!
+    if (moduleId !== undefined) throw invalid('requestCertificate', 'is for devices: a module gets none')
+    if (!mayRenew(userName)) {
+      throw invalid('apiVersion', `must be ${RENEWAL_API_VERSION} or later for requestCertificate`)
+    }
+    const isId = (id: unknown): boolean => typeof id === 'string' && isRequestId(id)
+    if (!isId(requestId) || this.#certificates.has(requestId)) {
+      throw invalid('requestId', 'must be 4 to 36 letters, digits and dashes, no dash at either end, and new')
+    }
+    if (replace !== undefined && replace !== '*' && !isId(replace)) {
+      throw invalid('replace', "must be '*' or the id of a request")
+    }
+    if (checkSignal(signal)?.aborted) throw cancelled(signal!.reason, 'hub')
+    const { readCertificateRequest, checkIssuedChain } = await loadIssuance()
+    const { publicKey, wireFor } = readCertificateRequest(csr)
+    const names = [...new Set([this.#registrationId, deviceId])]
+    const request = { deviceId, csr: wireFor(this.#registrationId), requestId, replace, resumed: resume }
+    this.#checkOpen()
+    const elements = this.#certificates.ask(request, signal)
+    this.#certificatesWanted = true
+    this.#subscribeMore()
+    const nowMs = (): number => this.#settings.base.clock.now()
+    return checkIssuedChain({ elements: await elements, publicKey, names, nowMs: nowMs() }).chain
+  }
+
+  /**
+   * Replaces the connection by a new one, or has the next attempt made now; to this hub, where the device was sent elsewhere.
+   * What is on its way is waited for, or sent anew.
+   */
+  reconnect(assignment?: HubAssignment): void {
+    if (assignment !== undefined) this.#assignment = assignment
+    this.#wake()
+    if (this.#session !== undefined) void this.#renew(this.#session)
+  }
+
   close(options?: CloseOptions): Promise<void> {
     // It is called where nobody looks at errors any more: what is no time to wait for counts as the default.
     const drainMs: unknown = options?.drainMs
@@ -327,6 +436,7 @@ export class Hub implements HubConnection {
     this.#stop = closed
     this.#desired.handle(undefined)
     this.#requests.rejectAll(closed)
+    this.#certificates.rejectAll(closed)
     if (this.#session !== undefined && drainMs > 0) await this.#within(drainMs, this.#telemetry.drained())
     this.#abort.abort(closed)
     this.#phases?.abort(closed)
@@ -334,6 +444,7 @@ export class Hub implements HubConnection {
     await this.#session?.close()
     await this.#opening?.close()
     await this.#running
+    await this.#accompanied
     this.#state = 'closed'
   }
 
@@ -344,6 +455,7 @@ export class Hub implements HubConnection {
       ...(this.#methodsWanted ? [METHOD_FILTER] : []),
       ...(this.#twinWanted ? [TWIN_RESPONSE_FILTER] : []),
       ...(this.#desired.handled ? [TWIN_DESIRED_FILTER] : []),
+      ...(this.#certificatesWanted ? [CERTIFICATE_FILTER] : []),
     ]
   }
 
@@ -451,7 +563,12 @@ export class Hub implements HubConnection {
       const delayMs = Math.round(floorMs + clock.random() * backoffCeilingMs(count, pace))
       this.#state = 'waiting'
       this.#emit({ type: 'reconnecting', failures, delayMs, error })
-      await clock.sleep(delayMs, signal).catch(() => undefined)
+      const sleeping = new AbortController()
+      this.#wake = () => sleeping.abort()
+      signal.addEventListener('abort', this.#wake)
+      if (signal.aborted) this.#wake()
+      await clock.sleep(delayMs, sleeping.signal).catch(() => undefined)
+      signal.removeEventListener('abort', this.#wake)
     }
     if (first) onHopeless(this.#stop!)
   }
@@ -475,13 +592,30 @@ export class Hub implements HubConnection {
     const turns = new CredentialTurns(this.#settings.credentials.count)
     for (;;) {
       try {
-        return await this.#connectAs(assignment, turns.index)
+        const opened = await this.#connectAs(assignment, turns.index)
+        await this.#settled(turns.index, undefined)
+        return opened
       } catch (thrown) {
         if (this.#stop !== undefined) throw thrown
-        this.#emit(turns.next(asDpsError(thrown)))
+        const error = asDpsError(thrown)
+        if (await this.#settled(turns.index, error)) continue
+        this.#emit(turns.next(error))
         // The handler of the event may have closed it.
         if (this.#stop !== undefined) throw this.#stop
       }
+    }
+  }
+
+  /** Whether the credential has another identity in place of the one that failed. */
+  async #settled(credential: number, error: DpsError | undefined): Promise<boolean> {
+    const { credentials } = this.#settings
+    const identity = credentials.identities[credential]
+    if (identity === undefined) return false
+    try {
+      return (await credentials.at(credential).settled?.(identity, error)) === true
+    } catch (thrown) {
+      this.#emit({ type: 'store-failed', error: asDpsError(thrown) })
+      return false
     }
   }
 
@@ -571,7 +705,11 @@ export class Hub implements HubConnection {
       enter('subscribe')
       await this.#subscribeFirst(session, subscriptions, filters, signal)
     }
-    return { session, subscriptions, target, facts, expires: password !== undefined }
+    // Who keeps a certificate up looks to its end too.
+    const validUntilMs = this.#companion === undefined ? identity.validUntilMs : undefined
+    const { registrationId } = identity
+    const expires = password !== undefined
+    return { session, subscriptions, target, facts, expires, validUntilMs, registrationId }
   }
 
   /** If it fails, or is given up on meanwhile, the session is closed. */
@@ -612,10 +750,12 @@ export class Hub implements HubConnection {
       refused.set(filter, error)
       this.#emit({ type: 'subscription-refused', filter, error })
       if (filter === TWIN_RESPONSE_FILTER) this.#requests.rejectAll(error)
+      if (filter === CERTIFICATE_FILTER) this.#certificates.rejectAll(error)
     }
   }
 
-  #begin({ session, subscriptions, target, facts }: OpenedHub): void {
+  #begin({ session, subscriptions, target, facts, registrationId }: OpenedHub): void {
+    this.#registrationId = registrationId
     if (this.#target?.hub !== target.hub) this.#desired.forget()
     this.#session = session
     this.#subscriptions = subscriptions
@@ -634,22 +774,36 @@ export class Hub implements HubConnection {
   }
 
   /** Until the connection ends: the reason, or undefined where this side ended it. */
-  async #live({ session, target, expires }: OpenedHub): Promise<DpsError | undefined> {
+  async #live({ session, target, expires, validUntilMs }: OpenedHub): Promise<DpsError | undefined> {
     const { clock } = this.#settings.base
     const renewAt = RENEW_FROM + clock.random() * (RENEW_BY - RENEW_FROM)
     const disarm = expires
       ? clock.after(target.tokenLifetimeSeconds * 1000 * renewAt, () => void this.#renew(session))
       : () => undefined
+    if (validUntilMs !== undefined) this.#watchExpiry(validUntilMs)
     const error = await session.ended
     disarm()
+    this.#forgetExpiry()
     this.#session = undefined
     this.#subscriptions = new Subscriptions()
     this.#telemetry.detach()
     this.#commands.detach()
     this.#desired.detach()
     this.#requests.detach()
+    this.#certificates.detach()
     await session.close()
     return error
+  }
+
+  /** Says once a day that the certificate ends, from a month before on. */
+  #watchExpiry(validUntilMs: number): void {
+    const { clock } = this.#settings.base
+    const isNear = clock.now() >= validUntilMs - EXPIRY_NOTICE_MS
+    if (isNear && clock.monotonic() - this.#saidExpiryAt >= DAY_MS) {
+      this.#saidExpiryAt = clock.monotonic()
+      this.#emit({ type: 'certificate-expires', validUntil: new Date(validUntilMs) })
+    }
+    this.#forgetExpiry = clock.after(DAY_MS, () => this.#watchExpiry(validUntilMs))
   }
 
   async #renew(session: HubSession): Promise<void> {
@@ -706,6 +860,7 @@ export class Hub implements HubConnection {
     const { granted } = this.#subscriptions
     if (filters.has(TWIN_RESPONSE_FILTER) && granted.has(TWIN_RESPONSE_FILTER)) this.#requests.attach(session)
     if (filters.has(TWIN_DESIRED_FILTER) && granted.has(TWIN_DESIRED_FILTER)) this.#desired.attach()
+    if (filters.has(CERTIFICATE_FILTER) && granted.has(CERTIFICATE_FILTER)) this.#certificates.attach(session)
   }
 
   #receive(target: HubTarget, message: HubMessage, session: () => HubSession | undefined): void {
@@ -718,6 +873,7 @@ export class Hub implements HubConnection {
     message.acknowledge()
     if (topic.startsWith('$iothub/twin/res/')) this.#requests.receive(topic, body)
     else if (topic.startsWith('$iothub/twin/PATCH/')) this.#desired.receive(topic, body)
+    else if (topic.startsWith('$iothub/credentials/res/')) this.#certificates.receive(topic, body)
     else if (topic.startsWith('$iothub/methods/POST/')) {
       this.#methods.receive(topic, body, (answer, payload) => session()?.answer(answer, payload))
     } else {

@@ -9,6 +9,7 @@ import {
 import type { Credential } from '../credential/credential.ts'
 import { OrderedCredentials } from '../credential/ordered.ts'
 import { DpsError } from '../errors.ts'
+import type { IssuedCertificateFacts } from '../issued-certificate.ts'
 import type {
   ConnectFunction,
   DpsEvent,
@@ -40,6 +41,7 @@ export type HubEvent =
           | 'fallback'
           | 'credential-fallback'
           | 'waiting-for-clock'
+          | 'store-failed'
           | 'warning'
       }
     >
@@ -64,13 +66,50 @@ export type HubEvent =
       readonly error: DpsError
     }
   | {
-      /** Between 70 and 80 % of the token's life, by chance, have passed: the connection is replaced by one with a new token. */
+      /**
+       * The connection is replaced by one with a new token, between 70 and 80 % of the old one's life, by chance; or with a new
+       * certificate.
+       */
       readonly type: 'renewing'
     }
   | {
       /** The provisioning service is asked again, because of `error`. */
       readonly type: 'reprovisioning'
       readonly error: DpsError
+    }
+  | {
+      /** The device's certificate ends within 30 days, and nothing here renews it. Said once a day. */
+      readonly type: 'certificate-expires'
+      readonly validUntil: Date
+    }
+  | {
+      /** A certificate is asked for (preview), from the hub or in a registration with the provisioning service. */
+      readonly type: 'certificate-requested'
+      readonly via: 'hub' | 'dps'
+    }
+  | {
+      /** It came, is what was asked for, and is kept with its key; it is tried with the next connection. */
+      readonly type: 'certificate-issued'
+      readonly certificate: IssuedCertificateFacts
+    }
+  | {
+      /** The hub has let the device in with it, so the one before is gone. */
+      readonly type: 'certificate-in-use'
+      readonly certificate: IssuedCertificateFacts
+    }
+  | {
+      /** The hub did not let the device in with it, because of `error`; the device goes on with the one before. */
+      readonly type: 'certificate-rejected'
+      readonly certificate: IssuedCertificateFacts
+      readonly error: DpsError
+    }
+  | {
+      /** No certificate came, or none that is of use: another is asked for after `delayMs`. */
+      readonly type: 'certificate-renewal-failed'
+      readonly error: DpsError
+      readonly delayMs: number
+      /** The end of the one that the device has. */
+      readonly validUntil: Date
     }
   | {
       /** A handler threw or rejected: a method was answered with 500, a command stays unacknowledged. */

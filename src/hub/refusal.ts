@@ -1,6 +1,6 @@
 import { DpsError, type DpsErrorCode } from '../errors.ts'
 import { printable } from '../printable.ts'
-import { jsonObject } from '../protocol/response.ts'
+import { tryJsonObject } from '../protocol/response.ts'
 import { classifyRefusal } from '../protocol/status.ts'
 
 const UNKNOWN_HERE =
@@ -43,13 +43,7 @@ export function subscriptionRefused(filter: string): DpsError {
 
 /** What an answer about the twin with a status of 300 and more means. Its body only adds detail. */
 export function twinRefused(status: number, body: Uint8Array): DpsError {
-  let detail: Readonly<Record<string, unknown>> = {}
-  try {
-    detail = jsonObject(body)
-  } catch {
-    // The status alone has to do.
-  }
-  const { errorCode, message, trackingId } = detail
+  const { errorCode, message, trackingId } = tryJsonObject(body)
   const serviceErrorCode =
     typeof errorCode === 'number' && Number.isSafeInteger(errorCode) ? errorCode : undefined
   const said = typeof message === 'string' && message !== '' ? `: ${printable(message, 200)}` : ''

@@ -250,21 +250,26 @@ const UTF8 = new TextDecoder('utf-8', { fatal: true })
  * @throws DpsError REPLY_MALFORMED, phase `parse`
  */
 export function jsonObject(bytes: Uint8Array): Json {
-  let value: unknown
-  try {
-    const json = UTF8.decode(bytes)
-    // An own property of this name survives JSON.parse and poisons the first merge it meets in the application.
-    value =
-      json.includes('__proto__') || json.includes('\\u') ? JSON.parse(json, withoutProto) : JSON.parse(json)
-  } catch (cause) {
-    throw malformed('is not JSON in UTF-8', cause)
-  }
+  const value = jsonValue(bytes)
   if (!isObject(value)) throw malformed('is JSON but no object')
   return value
 }
 
+/** The same for any value. */
+export function jsonValue(bytes: Uint8Array): unknown {
+  try {
+    const json = UTF8.decode(bytes)
+    // An own property of this name survives JSON.parse and poisons the first merge it meets in the application.
+    return json.includes('__proto__') || json.includes('\\u')
+      ? JSON.parse(json, withoutProto)
+      : JSON.parse(json)
+  } catch (cause) {
+    throw malformed('is not JSON in UTF-8', cause)
+  }
+}
+
 /** The body of a refusal only adds detail: where it cannot be read, the status alone has to do. */
-function tryJsonObject(bytes: Uint8Array): Json {
+export function tryJsonObject(bytes: Uint8Array): Json {
   try {
     return jsonObject(bytes)
   } catch {

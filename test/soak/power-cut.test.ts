@@ -8,12 +8,15 @@ import { fileURLToPath } from 'node:url'
 import { expect, it, onTestFinished } from 'vitest'
 import { fileStore } from '../../src/assignment/file-store.ts'
 import { decodeRecord, encodeRecord } from '../../src/assignment/record.ts'
+import { issueCertificate } from '../../src/emulator/index.ts'
+import { issuedCertificate } from '../../src/issued-certificate.ts'
 import { record } from '../unit/assignment/records.ts'
 
 // The device loses power while it stores its assignment: the old one or the new one is there afterwards, never another.
 
 const KILLS = Number(process.env.SOAK_KILLS ?? 100)
 const WRITER = fileURLToPath(new URL('./writer.mjs', import.meta.url))
+const RENEWER = fileURLToPath(new URL('./renewer.mjs', import.meta.url))
 /** Devices that lose their power side by side: a killed process is mostly waited for. */
 const LANES = 4
 /** Before a writer has written anything. */
@@ -45,11 +48,9 @@ async function stored(file: string): Promise<number | undefined> {
   return read.ok ? read.record.contactMs : undefined
 }
 
-/**
- * Starts a writer, kills it `delayMs` after it has said `lines` lines, and tells which record it knew to be safe.
- */
-async function killed(lines: number, delayMs: number, file: string, list: string, from: number) {
-  const child = spawn(process.execPath, [WRITER, file, list, String(from)], {
+/** Starts a process, kills it `delayMs` after it has said `lines` lines, and tells all that it said. */
+async function killed(lines: number, delayMs: number, ...args: string[]): Promise<string[]> {
+  const child = spawn(process.execPath, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const output = { stdout: '', stderr: '' }
@@ -67,8 +68,7 @@ async function killed(lines: number, delayMs: number, file: string, list: string
   const [, signal] = await closed
   expect({ signal, stderr: output.stderr }).toEqual({ signal: 'SIGKILL', stderr: '' })
   // The last line may itself have been cut.
-  const said = output.stdout.split('\n').slice(0, -1)
-  return said.length < 2 ? undefined : Number(said.at(-1))
+  return output.stdout.split('\n').slice(0, -1)
 }
 
 const seen = { untouched: 0, acknowledged: 0, renamed: 0, strays: 0, writes: 0 }
@@ -95,7 +95,8 @@ async function cutPower(kills: number, list: string, longestMs: number): Promise
     // Some die before they have begun; the others in the midst of one of their first writes.
     const lines = Math.random() < 0.05 ? 0 : 1 + Math.floor(Math.random() * 4)
     const delayMs = Math.random() * (lines === 0 ? START_MS : longestMs)
-    const safe = await killed(lines, delayMs, file, list, next)
+    const said = await killed(lines, delayMs, WRITER, file, list, String(next))
+    const safe = said.length < 2 ? undefined : Number(said.at(-1))
     const found = await stored(file)
     // Never older than what the writer was told is safe, and never what it had not begun.
     const old: number = safe === undefined ? before : safe % records.length
@@ -146,3 +147,59 @@ it('a file that is cut or damaged at any byte holds no record, and the next writ
   await store.write(bytes)
   expect(decodeRecord((await store.read())!)).toEqual({ ok: true, record: record() })
 })
+
+it('a device that is killed while it renews its certificate has the pair of before or of after, whole', async () => {
+  const authority = join(folder(), 'authority')
+  const issuer = await issueCertificate({ subject: 'Root', ca: true, keyType: 'ec-p384', digest: 'sha384' })
+  writeFileSync(authority, JSON.stringify(issuer))
+  const seen: Record<string, number> & { strays: number } = { strays: 0 }
+  const lane = async (kills: number): Promise<void> => {
+    const path = folder()
+    const file = join(path, 'certificate')
+    let before = {
+      current: undefined as string | undefined,
+      candidate: undefined as string | undefined,
+      requested: false,
+    }
+    for (let kill = 0; kill < kills; kill++) {
+      const lines = 1 + Math.floor(Math.random() * 8)
+      const said = await killed(lines, Math.random() * 30, RENEWER, file, authority)
+      for (const line of said.slice(1)) {
+        const [what, serial] = line.split(' ')
+        if (what === 'requested') before.requested = true
+        else if (what === 'current') before = { current: serial, candidate: undefined, requested: false }
+        else before = { current: before.current ?? before.candidate, candidate: serial, requested: false }
+      }
+      seen.strays += readdirSync(path).filter((name) => name !== 'certificate').length
+      const certificate = issuedCertificate({ store: fileStore(file) })
+      const status = await certificate.status()
+      const now = {
+        current: status.current?.serialNumber,
+        candidate: status.candidate?.serialNumber,
+        requested: status.requested,
+      }
+      const changes = {
+        nothing: before,
+        requested: { ...before, requested: true },
+        // The serial number is known to nobody else yet.
+        candidate: {
+          current: before.current ?? before.candidate,
+          candidate: now.candidate,
+          requested: false,
+        },
+        current: { current: before.candidate, candidate: undefined, requested: false },
+      }
+      const same = (state: typeof now): boolean => JSON.stringify(state) === JSON.stringify(now)
+      const what = Object.entries(changes).find(([, state]) => same(state))?.[0] ?? ''
+      expect({ kill, before, now, what }).toMatchObject({ what: expect.stringMatching(/./) })
+      if (now.current !== undefined || now.candidate !== undefined) await certificate.load()
+      seen[what] = (seen[what] ?? 0) + 1
+      before = now
+    }
+  }
+  const kills = Math.ceil(KILLS / LANES / 2)
+  await Promise.all(Array.from({ length: LANES }, () => lane(kills)))
+  console.log(`${kills * LANES} kills: ${JSON.stringify(seen)}`)
+  // A harness that never hits a write proves nothing.
+  expect(seen.strays).toBeGreaterThan(0)
+}, 3_600_000)

@@ -8,6 +8,7 @@ import {
   type Server as TlsServer,
 } from 'node:tls'
 import type { Clock } from '../../clock.ts'
+import { readClientHello } from '../client-hello.ts'
 import type { FaultActions, FaultScript, FaultStep, RawContext } from '../faults.ts'
 import type { Journal, LiveRecord } from '../journal.ts'
 import type { PresentedCertificate } from '../service.ts'
@@ -83,7 +84,6 @@ const SERVICE_SUITES = [
 
 const HANDSHAKE_RECORD = 22
 const CLIENT_HELLO = 1
-const SERVER_NAME = 0
 const LARGEST_CLIENT_HELLO = 65_536
 const REMEMBERED_CHAINS = 100_000
 const LONGEST_CHAIN = 10
@@ -113,34 +113,6 @@ export function clientHelloLength(bytes: Buffer): number | undefined {
     }
   }
   return offset
-}
-
-/**
- * The server name that a ClientHello asks for (RFC 6066, section 3), read from its bytes: of a resumed session OpenSSL
- * tells the name only where it was told to remember it.
- */
-export function serverNameIn(records: Buffer): string | undefined {
-  const parts: Buffer[] = []
-  for (let at = 0; at + 5 <= records.length; at += 5 + records.readUInt16BE(at + 3)) {
-    parts.push(records.subarray(at + 5, at + 5 + records.readUInt16BE(at + 3)))
-  }
-  const hello = Buffer.concat(parts)
-  try {
-    // Handshake header, version and random; then session id, cipher suites and compression methods.
-    let at = 4 + 2 + 32
-    at += 1 + hello.readUInt8(at)
-    at += 2 + hello.readUInt16BE(at)
-    at += 1 + hello.readUInt8(at)
-    const end = at + 2 + hello.readUInt16BE(at)
-    for (at += 2; at < end; at += 4 + hello.readUInt16BE(at + 2)) {
-      if (hello.readUInt16BE(at) !== SERVER_NAME) continue
-      const length = hello.readUInt16BE(at + 7)
-      return length === 0 ? undefined : hello.toString('latin1', at + 9, at + 9 + length).toLowerCase()
-    }
-  } catch {
-    // It ends before its extensions do; OpenSSL will say so.
-  }
-  return undefined
 }
 
 class Connection implements FrontConnection {
@@ -336,6 +308,7 @@ export class Listener {
           type: 'client-hello',
           connectionId: connection.record.id,
           bytes: connection.record.clientHello,
+          offered: readClientHello(connection.record.clientHello),
         })
       }
       if (this.#strike('client-hello', connection)) return
@@ -362,7 +335,7 @@ export class Listener {
     const handshake = {
       protocol: socket.getProtocol() ?? 'unknown',
       cipher: socket.getCipher().name,
-      serverName: serverNameIn(connection.record.clientHello),
+      serverName: readClientHello(connection.record.clientHello).serverName,
       resumed: socket.isSessionReused(),
       clientCertificate: connection.certificate && {
         subject: connection.certificate.leaf.subject,

@@ -7,6 +7,9 @@ import {
   fileStore,
   type HubMqttOptions,
   hubSettings,
+  type IssuedCertificate,
+  type IssuedCertificateFacts,
+  issuedCertificate,
   ProvisioningClient,
   provision,
   symmetricKey,
@@ -20,7 +23,7 @@ import {
   deriveDeviceKey,
   type KeySigner,
 } from 'dps-device-client/factory'
-import { connectHub, type HubConnection, type HubEvent } from 'dps-device-client/hub'
+import { connectHub, type HubConnection, type HubEvent, provisionAndConnect } from 'dps-device-client/hub'
 import { type ContractCase, transportContract } from 'dps-device-client/testing'
 
 const credential: Credential = x509({ cert: 'pem', key: new Uint8Array() })
@@ -58,6 +61,22 @@ export async function issue(signer: KeySigner): Promise<readonly string[] | unde
     if (DpsError.is(error)) return error.assignment?.issuedCertificateChain
     throw error
   }
+}
+
+export async function renew(store = fileStore('c')): Promise<IssuedCertificateFacts | undefined> {
+  const certificate: IssuedCertificate = issuedCertificate({ store })
+  const hub = await provisionAndConnect({
+    idScope: '0ne',
+    store: fileStore('a'),
+    credential: [certificate, credential],
+    issuance: { curve: 'P-256', renewAt: 0.5 },
+    onEvent: (event) => event.type === 'certificate-issued' && event.certificate.validUntil.getTime(),
+  })
+  const request = await certificate.createRequest({ registrationId: 'r' })
+  await certificate.install(await hub.requestCertificate({ ...request, replace: '*' }))
+  // @ts-expect-error: there are two curves
+  await certificate.createRequest({ registrationId: 'r', curve: 'P-521' })
+  return (await certificate.status()).current
 }
 // @ts-expect-error: one of a curve and a key
 createCsr({ registrationId: 'r', curve: 'P-256', key: 'k' })

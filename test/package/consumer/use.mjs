@@ -3,6 +3,7 @@ import {
   DpsError,
   fileStore,
   hubSettings,
+  issuedCertificate,
   ProvisioningClient,
   provision,
   symmetricKey,
@@ -72,6 +73,17 @@ assert.deepEqual(
   emulator.hub.telemetry.list().map(({ body }) => body.toString()),
   ['{"transport":"mqtt"}', '{"transport":"mqtt-ws"}', 'x'],
 )
+const held = issuedCertificate({ store: fileStore('certificate') })
+const managed = await provisionAndConnect({
+  ...options,
+  credential: [held, credential],
+  issuance: {},
+  store: fileStore('managed'),
+  hub: emulator.hubOptions(),
+})
+await managed.sendTelemetry('y')
+await managed.close()
+assert.equal((await held.status()).current.commonName, 'esm-sas')
 const makeTransport = () => ({ name: 'own', open: (context) => context.dial(context.port) })
 const [sentence] = transportContract({ makeTransport, emulator }).filter(({ name }) =>
   name.startsWith('open rejects with what the dialer'),

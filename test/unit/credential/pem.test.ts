@@ -182,9 +182,9 @@ describe('in the place of a key', () => {
     expectRefusal(() => readPrivateKey(input(), 'key'), '`key`')
   })
 
-  it('the label of an OpenSSL provider is left to OpenSSL', () => {
-    const pem = '-----BEGIN TSS2 PRIVATE KEY-----\nMAMCAQA=\n-----END TSS2 PRIVATE KEY-----\n'
-    expect(readPrivateKey(pem, 'key')).toEqual({ kind: 'other', label: 'TSS2 PRIVATE KEY', pem })
+  it.each(['TSS2 PRIVATE KEY', 'PKCS#11 PROVIDER URI'])('%s is left to OpenSSL and its provider', (label) => {
+    const pem = `-----BEGIN ${label}-----\nMAMCAQA=\n-----END ${label}-----\n`
+    expect(readPrivateKey(pem, 'key')).toEqual({ kind: 'other', label, pem })
   })
 })
 

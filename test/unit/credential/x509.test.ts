@@ -226,6 +226,17 @@ describe('a good credential', () => {
     )
   })
 
+  it('may not be a URI whose provider is not loaded', async () => {
+    const uri = Buffer.from('pkcs11:object=identity?pin-value=7391').toString('base64')
+    const key = `-----BEGIN PKCS#11 PROVIDER URI-----\n${uri}\n-----END PKCS#11 PROVIDER URI-----\n`
+    const error = await load({ cert: device.cert, key }).catch((thrown: unknown) => thrown)
+    expect(error).toMatchObject({
+      code: 'CREDENTIAL_UNREADABLE',
+      message: expect.stringContaining('no OpenSSL provider that is loaded'),
+    })
+    expect(inspect(error)).not.toMatch(/7391|pkcs11:/)
+  })
+
   it('keeps its own copy of the bytes it was given', async () => {
     const key = Buffer.from(device.key)
     const credential = x509({ cert: device.cert, key })

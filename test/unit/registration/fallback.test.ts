@@ -10,6 +10,7 @@ describe('what speaks against a credential', () => {
       'CREDENTIAL_CHAIN_BROKEN',
       'CREDENTIAL_KEY_MISMATCH',
       'CREDENTIAL_KEY_UNSUPPORTED',
+      'CREDENTIAL_NOT_ISSUED',
       'CREDENTIAL_UNREADABLE',
       'DEVICE_CERTIFICATE_EXPIRED',
       'SAS_KEY_INVALID',

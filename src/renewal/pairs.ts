@@ -1,0 +1,237 @@
+import { createPublicKey, X509Certificate } from 'node:crypto'
+import type { AssignmentStore } from '../assignment/store.ts'
+import type { Clock } from '../clock.ts'
+import type { Identity } from '../credential/credential.ts'
+import { checkIssuedChain } from '../credential/issued-chain.ts'
+import { Secret } from '../credential/secret.ts'
+import { checkOptionNames, digestOf } from '../credential/source.ts'
+import { DpsError } from '../errors.ts'
+import { makeCsr } from '../factory/make-csr.ts'
+import type {
+  CertificateRequestOptions,
+  IssuedCertificate,
+  IssuedCertificateFacts,
+  PairKit,
+} from '../issued-certificate.ts'
+import { checkRegistrationId } from '../protocol/registration-id.ts'
+
+const FORMAT = 'dps-device-client/certificate'
+const VERSION = 1
+const STORE_LIMIT_MS = 30_000
+
+interface Pair {
+  readonly key: string
+  /** PEM of each certificate, leaf first. */
+  readonly chain: readonly string[]
+}
+
+interface Request {
+  readonly key: string
+  readonly registrationId: string
+  readonly requestId: string
+}
+
+interface Pairs {
+  readonly current?: Pair | undefined
+  readonly candidate?: Pair | undefined
+  readonly request?: Request | undefined
+}
+
+/** @see issuedCertificate */
+export function keepPairs(
+  store: AssignmentStore,
+  clock: Clock,
+  { x509, constant, jsonObject, isCredentialFailure, seal, unseal }: PairKit,
+): IssuedCertificate {
+  /** What the store did not take. */
+  let unsaved: Secret<Pairs> | undefined
+  let given: Secret<Pair> | undefined
+  let loaded: Identity | undefined
+  let turn: Promise<unknown> = Promise.resolve()
+  const pairOf = x509({ cert: () => given!.reveal().chain, key: () => given!.reveal().key })
+
+  /** One after the other: each begins with what the one before has left. */
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const result = turn.then(work)
+    turn = result.catch(() => undefined)
+    return result
+  }
+  const within = async <T>(work: () => Promise<T>): Promise<T> => {
+    let disarm: (() => void) | undefined
+    const limit = new Promise<never>((_, reject) => {
+      const late = new DpsError(
+        'STORE_FAILED',
+        'store',
+        `the store did not answer within ${STORE_LIMIT_MS} ms`,
+      )
+      disarm = clock.after(STORE_LIMIT_MS, () => reject(late))
+    })
+    try {
+      return await Promise.race([work(), limit])
+    } finally {
+      disarm!()
+    }
+  }
+  const decoded = (bytes: Uint8Array): Pairs => {
+    const unsealed = unseal(FORMAT, VERSION, bytes)
+    if (unsealed.ok) return checkPairs(jsonObject(unsealed.body))
+    throw new DpsError('REPLY_MALFORMED', 'parse', `the stored record ${unsealed.why}`)
+  }
+  const read = async (): Promise<Pairs> => {
+    if (unsaved !== undefined) return unsaved.reveal()
+    let bytes: Uint8Array | undefined
+    try {
+      bytes = await within(() => store.read())
+      return bytes === undefined ? {} : decoded(bytes)
+    } catch (cause) {
+      const why = DpsError.is(cause) ? cause.message : 'the store failed'
+      throw new DpsError(
+        'CREDENTIAL_UNREADABLE',
+        'config',
+        `The issued certificate cannot be read: ${why}.`,
+        {
+          cause,
+          hint: 'Another is issued for the bootstrap credential; look at the store all the same.',
+        },
+      )
+    }
+  }
+  /** What cannot be read is replaced by what comes: it would be lost either way. */
+  const readable = (): Promise<Pairs> => read().catch(() => ({}))
+  const write = async (pairs: Pairs): Promise<void> => {
+    unsaved = new Secret(pairs)
+    try {
+      await within(() => store.write(seal(FORMAT, VERSION, JSON.stringify(pairs))))
+      unsaved = undefined
+    } catch (cause) {
+      if (DpsError.is(cause) && cause.phase === 'store') throw cause
+      throw new DpsError('STORE_FAILED', 'store', 'the store failed', { cause })
+    }
+  }
+  const confirm = async ({ candidate, request }: Pairs): Promise<void> => {
+    if (candidate !== undefined) await write({ current: candidate, request })
+  }
+  const reject = async ({ candidate, ...pairs }: Pairs): Promise<void> => {
+    if (candidate !== undefined) await write(pairs)
+  }
+
+  return Object.freeze({
+    load: () =>
+      inTurn(async () => {
+        const { current, candidate } = await read()
+        // One that is not valid yet is no use while there is one before it.
+        const isDue =
+          current === undefined || (candidate && factsOf(candidate).validFrom.getTime() <= clock.now())
+        const pair = (isDue ? candidate : undefined) ?? current
+        if (pair === undefined) {
+          throw new DpsError(
+            'CREDENTIAL_NOT_ISSUED',
+            'config',
+            'No certificate has been issued for this device yet.',
+          )
+        }
+        given = new Secret(pair)
+        const identity = await pairOf.load()
+        if (loaded?.fingerprint !== identity.fingerprint) loaded = constant({ ...identity, lineage: FORMAT })
+        return loaded
+      }),
+    settled: (identity: Identity, error: DpsError | undefined) =>
+      inTurn(async () => {
+        const pairs = await readable()
+        const { current, candidate } = pairs
+        const isCandidate = given?.reveal() === candidate || sameLeaf(given?.reveal(), candidate)
+        if (candidate === undefined || identity !== loaded || !isCandidate) return false
+        if (error === undefined) {
+          await confirm(pairs)
+          return false
+        }
+        // Where there is nothing to go back to, the hub may yet think better of it.
+        const isOver = current === undefined || factsOf(current).validUntil.getTime() <= clock.now()
+        if (isOver || !(isCredentialFailure(error) || error.phase === 'config')) return false
+        await reject(pairs).catch(() => undefined)
+        return true
+      }),
+    status: () =>
+      inTurn(async () => {
+        if (unsaved !== undefined) await write(unsaved.reveal()).catch(() => undefined)
+        const { current, candidate, request } = await read()
+        return Object.freeze({
+          current: current && factsOf(current),
+          candidate: candidate && factsOf(candidate),
+          requested: request !== undefined,
+        })
+      }),
+    createRequest: async (wanted: CertificateRequestOptions) => {
+      checkOptionNames(wanted, 'createRequest', ['registrationId', 'curve'])
+      const registrationId = checkRegistrationId(wanted.registrationId)
+      return inTurn(async () => {
+        const pairs = await readable()
+        const { request } = pairs
+        if (request?.registrationId === registrationId) {
+          const { csr } = await makeCsr({ registrationId, key: request.key })
+          return Object.freeze({ csr, requestId: request.requestId, resume: true })
+        }
+        const { curve = 'P-384' } = wanted
+        const { csr, key, publicKey } = await makeCsr({ registrationId, curve })
+        // Of the key, so that the two cannot part.
+        const requestId = digestOf([publicKey]).slice(0, 32)
+        await write({ ...pairs, request: { key: key!, registrationId, requestId } })
+        return Object.freeze({ csr, requestId, resume: false })
+      })
+    },
+    install: (chain: readonly string[] | undefined) =>
+      inTurn(async () => {
+        const { request, current, candidate } = await readable()
+        if (request === undefined) throw invalid('`install` comes after `createRequest`.')
+        const checked = checkIssuedChain({
+          elements: chain,
+          publicKey: createPublicKey(request.key),
+          names: [request.registrationId],
+          nowMs: clock.now(),
+        })
+        const pair: Pair = { key: request.key, chain: checked.chain }
+        // A candidate that nobody has tried is better than none.
+        await write({ current: current ?? candidate, candidate: pair })
+        return factsOf(pair)
+      }),
+    confirm: () => inTurn(async () => confirm(await readable())),
+    reject: () => inTurn(async () => reject(await readable())),
+    abandon: () =>
+      inTurn(async () => {
+        const { request, ...pairs } = await readable()
+        if (request !== undefined) await write(pairs)
+      }),
+  })
+}
+
+function checkPairs({ current, candidate, request }: Pairs): Pairs {
+  const isPair = (pair: Pair | undefined): boolean =>
+    pair === undefined ||
+    (isText(pair?.key) && Array.isArray(pair.chain) && pair.chain.every(isText) && pair.chain.length > 0)
+  const isRequest =
+    request === undefined || [request?.key, request?.registrationId, request?.requestId].every(isText)
+  if (isPair(current) && isPair(candidate) && isRequest) {
+    for (const pair of [current, candidate]) if (pair !== undefined) factsOf(pair)
+    return { current, candidate, request }
+  }
+  throw new DpsError('REPLY_MALFORMED', 'parse', 'the stored record does not hold what it should')
+}
+
+const isText = (value: unknown): boolean => typeof value === 'string' && value !== ''
+
+const sameLeaf = (a: Pair | undefined, b: Pair | undefined): boolean => a?.chain[0] === b?.chain[0]
+
+function factsOf({ chain }: Pair): IssuedCertificateFacts {
+  const leaf = new X509Certificate(chain[0]!)
+  return Object.freeze({
+    commonName: ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])[0] ?? '',
+    serialNumber: leaf.serialNumber,
+    fingerprint256: leaf.fingerprint256,
+    validFrom: new Date(leaf.validFrom),
+    validUntil: new Date(leaf.validTo),
+  })
+}
+
+function invalid(message: string): DpsError {
+  return new DpsError('OPTION_INVALID', 'config', message)
+}
