@@ -1,3 +1,4 @@
+import type { DpsError } from '../errors.ts'
 import type { ResolvedRetry } from '../options/resolve.ts'
 import type { Wait } from './state.ts'
 
@@ -31,4 +32,61 @@ export function backoffCeilingMs(
   retry: Pick<ResolvedRetry, 'baseDelayMs' | 'maxDelayMs'>,
 ): number {
   return Math.min(retry.maxDelayMs, retry.baseDelayMs * 2 ** Math.min(failures - 1, 40))
+}
+
+interface Pace {
+  readonly baseDelayMs: number
+  readonly maxDelayMs: number
+  readonly floorMs: number
+}
+
+/** Networks come back within minutes; a ceiling above that only makes the device late. */
+const UNREACHED: Pace = { baseDelayMs: 2000, maxDelayMs: 300_000, floorMs: 0 }
+
+/**
+ * The quota is one of a minute, so what asks again within it only takes the place of another. Nobody tells a device how
+ * many wait with it: the ceiling doubles until that does not matter, and an hour is late enough for the last.
+ */
+const THROTTLED: Pace = { baseDelayMs: 60_000, maxDelayMs: 3_600_000, floorMs: 0 }
+
+/**
+ * What a person has to mend takes longer, and every attempt is one that the service counts: at least a minute, and up to
+ * an hour.
+ */
+const REFUSED: Pace = { baseDelayMs: 300_000, maxDelayMs: 3_600_000, floorMs: 60_000 }
+
+/** A fleet that takes longer has been told so with `startDelayMs`. */
+const LONGEST_QUEUE_MS = 86_400_000
+
+/** Calls that failed, in the life of a `provisionForever`, by what ended them. */
+export interface FailedCalls {
+  unreached: number
+  throttled: number
+  refused: number
+}
+
+/**
+ * How long to wait between two calls, in whole milliseconds; counts the failure in `failed`. `random` is uniform in [0, 1).
+ *
+ * @param startDelayMs in which the whole fleet gets through
+ * @param waitedMs since the device started
+ */
+export function pauseMs(
+  error: Pick<DpsError, 'code' | 'retryable' | 'retryAfterMs'>,
+  failed: FailedCalls,
+  startDelayMs: number,
+  waitedMs: number,
+  random: number,
+): number {
+  if (!error.retryable) {
+    const queueMs = Math.max(startDelayMs, failed.throttled > 0 ? Math.min(waitedMs, LONGEST_QUEUE_MS) : 0)
+    const floorMs = Math.max(REFUSED.floorMs, error.retryAfterMs ?? 0, queueMs)
+    return Math.round(floorMs + random * Math.max(queueMs, backoffCeilingMs(++failed.refused, REFUSED)))
+  }
+  const busy = error.code === 'THROTTLED'
+  const pace = busy
+    ? { ...THROTTLED, baseDelayMs: Math.max(THROTTLED.baseDelayMs, startDelayMs / 16) }
+    : UNREACHED
+  const count = ++failed[busy ? 'throttled' : 'unreached']
+  return Math.round((error.retryAfterMs ?? 0) + random * backoffCeilingMs(count, pace))
 }

@@ -5,6 +5,7 @@ import { backoffCeilingMs, delayMs } from '../../../src/registration/schedule.ts
 
 const retry = {
   maxAttempts: 8,
+  maxThrottled: 8,
   baseDelayMs: 1000,
   maxDelayMs: 60_000,
   startDelayMs: 30_000,

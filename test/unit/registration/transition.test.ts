@@ -2,7 +2,10 @@ import { describe, expect, it } from 'vitest'
 import { DpsError } from '../../../src/errors.ts'
 import type { DeviceRegistration } from '../../../src/protocol/response.ts'
 import type { Failures, RegistrationEvent, State } from '../../../src/registration/state.ts'
-import { transition } from '../../../src/registration/transition.ts'
+import { transition as move } from '../../../src/registration/transition.ts'
+
+const transition = (state: State, event: RegistrationEvent, maxAttempts: number) =>
+  move(state, event, { maxAttempts, maxThrottled: maxAttempts })
 
 const none: Failures = { connect: 0, register: 0, poll: 0, lookup: 0 }
 const register = { kind: 'register' } as const
