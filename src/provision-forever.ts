@@ -8,10 +8,18 @@ import { delayMs, pauseMs } from './registration/schedule.ts'
 /**
  * Registers, however long it takes: for a device that boots before its network, its clock or its enrollment is there.
  *
- * Every attempt is a `register()` of a new client, bounded by `timeouts.totalMs`, and keeps nothing of the one before.
- * Between attempts it waits a uniform random time below a ceiling that doubles: up to 5 minutes while the service cannot
- * be reached or is busy, and between one minute and an hour once it, or the server's certificate, has been refused, since
- * an operator may yet mend that. `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
+ * Waits its part of `retry.startDelayMs` once, before the first attempt. Every attempt is a `register()` of a new client,
+ * bounded by `timeouts.totalMs`, and keeps nothing of the one before. Between attempts it waits a random time, uniform up to
+ * a ceiling:
+ *
+ * - Where the service cannot be reached or fails: 2 s, doubled with every failure up to 5 minutes.
+ * - Where it is over its quota (429), which ends an attempt at once unless `retry.maxThrottled` says otherwise: a quarter of
+ *   the time since the first attempt; at least a minute or a sixteenth of `startDelayMs`, at most an hour.
+ * - Where it, or the server's certificate, has been refused, since an operator may yet mend that: between a minute and five,
+ *   doubled up to an hour. Never before `startDelayMs` is over; and where it has been throttled before, not before as long
+ *   again as it has waited, a day at most.
+ *
+ * `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
  *
  * @throws DpsError CANCELLED when `signal` aborts, and every error of family `usage` that is not retryable: no wait mends a
  *   wrong option; with a `csr` also CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, since the device is assigned and
@@ -31,14 +39,14 @@ export async function provisionForever(
   }
   // What no wait mends is told before the first one.
   new ProvisioningClient(patient)
-  const startedAt = clock.monotonic()
-  const failed = { unreached: 0, throttled: 0, refused: 0 }
+  const failed = { unreached: 0, refused: 0, throttled: false }
   const sleep = (ms: number, phase: DpsPhase, attempts: number) =>
     clock.sleep(ms, signal ?? never).catch((cause) => {
       throw new DpsError('CANCELLED', phase, `cancelled by the caller after ${attempts} attempts`, { cause })
     })
   const startMs = delayMs({ reason: 'start' }, retry, clock.random())
   if (startMs > 0) await sleep(startMs, 'config', 0)
+  const startedAt = clock.monotonic()
   for (let attempt = 1; ; attempt++) {
     try {
       const client = new ProvisioningClient(patient)

@@ -42,7 +42,11 @@ const OPEN_TRIPS = 5
 /** From one room to a cellular network at the other end of the world, ms. Few values, so that many devices are alike. */
 const ROUND_TRIPS_MS = [12, 21, 34, 47, 59, 73, 98, 113, 131, 149, 187, 223, 281, 347, 433, 587]
 
-/** What the model, not the library, draws for a device. */
+/**
+ * What the model, not the library, draws for a device.
+ *
+ * @returns {{ bootMs: number, tripMs: number, enrolled: boolean }}
+ */
 export function deviceOf({ devices, seed, bootMs, badShare }, device) {
   const boot = mix(mix(seed, device), 1) / 2 ** 32
   const stride = badShare === 0 ? 0 : Math.round(1 / badShare)
@@ -108,7 +112,16 @@ export function simulate(fleet, makePolicy, trace) {
   const perSecond = new Counter()
   const assignedPerMinute = new Counter()
   const throttledPerMinute = new Counter()
-  const count = { good: 0, assigned: 0, lastMs: 0, connections: 0, requests: 0, throttled: 0, refusals: 0, events: 0 }
+  const count = {
+    good: 0,
+    assigned: 0,
+    lastMs: 0,
+    connections: 0,
+    requests: 0,
+    throttled: 0,
+    refusals: 0,
+    events: 0,
+  }
 
   let planned = false
   let running = false

@@ -1,7 +1,7 @@
 // How a device of this library behaves: the loop of `provisionForever` around the loop of a call, as `provision-forever.ts`
 // and `run.ts` have them, with every decision made by the library's own functions.
 
-import { OPEN, POLL, REGISTER, CALL } from './engine.mjs'
+import { CALL, OPEN, POLL, REGISTER } from './engine.mjs'
 
 /** As the service writes them; read by the library's own parser. */
 const REPLIES = {
@@ -14,7 +14,10 @@ const REPLIES = {
       registrationState: { registrationId: 'd', deviceId: 'd', assignedHub: 'hub.azure-devices.net' },
     },
   },
-  throttled: { status: 429, body: { errorCode: 429001, trackingId: 't', message: 'Operations are being throttled.' } },
+  throttled: {
+    status: 429,
+    body: { errorCode: 429001, trackingId: 't', message: 'Operations are being throttled.' },
+  },
   unauthorized: { status: 401, body: { errorCode: 401002, trackingId: 't', message: 'Unauthorized' } },
 }
 
@@ -61,7 +64,10 @@ export function ours(sdk, given = {}) {
         const reply = parseReply(rawReply(answer, fleet.service), context)
         if (reply.kind === 'refused') return [answer, { name: 'refused', error: reply.error }]
         if (reply.kind === 'assigned') return [answer, { name: 'finished', outcome: reply }]
-        return [answer, { name: 'assigning', operationId: reply.operationId, retryAfterMs: reply.retryAfterMs }]
+        return [
+          answer,
+          { name: 'assigning', operationId: reply.operationId, retryAfterMs: reply.retryAfterMs },
+        ]
       }),
     )
     const states = new Array(fleet.devices)
@@ -69,17 +75,17 @@ export function ours(sdk, given = {}) {
     const deadlineAt = new Float64Array(fleet.devices)
     // As FailedCalls, without an object for each device.
     const unreached = new Uint16Array(fleet.devices)
-    const throttled = new Uint16Array(fleet.devices)
+    const throttled = new Uint8Array(fleet.devices)
     const refused = new Uint16Array(fleet.devices)
-    const failed = { unreached: 0, throttled: 0, refused: 0 }
+    const failed = { unreached: 0, refused: 0, throttled: false }
 
     function pause(device, error, now) {
       failed.unreached = unreached[device]
-      failed.throttled = throttled[device]
+      failed.throttled = throttled[device] === 1
       failed.refused = refused[device]
       const ms = pauseMs(error, failed, retry.startDelayMs, now - startedAt[device], random(device))
       unreached[device] = failed.unreached
-      throttled[device] = failed.throttled
+      throttled[device] = failed.throttled ? 1 : 0
       refused[device] = failed.refused
       states[device] = undefined
       plan(device, CALL, now + ms)
@@ -134,8 +140,8 @@ export function ours(sdk, given = {}) {
 
     return {
       begin(device, ms) {
-        startedAt[device] = ms
-        plan(device, CALL, ms + delayMs({ reason: 'start' }, retry, random(device)))
+        startedAt[device] = ms + delayMs({ reason: 'start' }, retry, random(device))
+        plan(device, CALL, startedAt[device])
       },
       call(device, ms) {
         deadlineAt[device] = ms + totalMs

@@ -17,11 +17,16 @@ export class Queue {
     return this.#size
   }
 
-  /** The time of the first; Infinity where there is none. */
+  /**
+   * The time of the first; Infinity where there is none.
+   *
+   * @returns {number}
+   */
   get time() {
     return this.#size === 0 ? Number.POSITIVE_INFINITY : this.#times[0]
   }
 
+  /** @returns {number} the first, of at least one */
   get device() {
     return this.#devices[0]
   }

@@ -41,7 +41,8 @@ export class Service {
 
   /** @returns {Outage['kind'] | undefined} */
   outage(ms) {
-    for (const { fromMs, untilMs, kind } of this.#options.outages) if (ms >= fromMs && ms < untilMs) return kind
+    for (const { fromMs, untilMs, kind } of this.#options.outages)
+      if (ms >= fromMs && ms < untilMs) return kind
     return undefined
   }
 

@@ -37,39 +37,43 @@ export function backoffCeilingMs(
 interface Pace {
   readonly baseDelayMs: number
   readonly maxDelayMs: number
-  readonly floorMs: number
 }
 
 /** Networks come back within minutes; a ceiling above that only makes the device late. */
-const UNREACHED: Pace = { baseDelayMs: 2000, maxDelayMs: 300_000, floorMs: 0 }
-
-/**
- * The quota is one of a minute, so what asks again within it only takes the place of another. Nobody tells a device how
- * many wait with it: the ceiling doubles until that does not matter, and an hour is late enough for the last.
- */
-const THROTTLED: Pace = { baseDelayMs: 60_000, maxDelayMs: 3_600_000, floorMs: 0 }
+const UNREACHED: Pace = { baseDelayMs: 2000, maxDelayMs: 300_000 }
 
 /**
  * What a person has to mend takes longer, and every attempt is one that the service counts: at least a minute, and up to
  * an hour.
  */
-const REFUSED: Pace = { baseDelayMs: 300_000, maxDelayMs: 3_600_000, floorMs: 60_000 }
+const REFUSED: Pace = { baseDelayMs: 300_000, maxDelayMs: 3_600_000 }
+const REFUSED_FLOOR_MS = 60_000
 
-/** A fleet that takes longer has been told so with `startDelayMs`. */
+/** The quota is one of a minute: what asks again within it only takes the place of another. */
+const QUOTA_MS = 60_000
+const LONGEST_THROTTLED_MS = 3_600_000
+/** A fleet that takes longer has said so with `startDelayMs`. */
 const LONGEST_QUEUE_MS = 86_400_000
 
-/** Calls that failed, in the life of a `provisionForever`, by what ended them. */
+/** What has ended the calls of a `provisionForever` so far. */
 export interface FailedCalls {
   unreached: number
-  throttled: number
   refused: number
+  /** Whether the service was over its quota in any of them. */
+  throttled: boolean
 }
 
 /**
- * How long to wait between two calls, in whole milliseconds; counts the failure in `failed`. `random` is uniform in [0, 1).
+ * How long to wait between two calls, in whole milliseconds; enters the failure in `failed`. `random` is uniform in [0, 1).
+ *
+ * - Unreached: below a ceiling that doubles from 2 s to 5 minutes.
+ * - Throttled: nobody tells a device how many wait with it, but it knows for how long it has. Up to a quarter of that, so
+ *   that it is never late by more; at least a minute, or a sixteenth of `startDelayMs`, and at most an hour.
+ * - Refused: below a ceiling that doubles from 5 minutes to an hour, above a minute, and behind the queue: not before
+ *   those have had their turn who have not been asked yet.
  *
  * @param startDelayMs in which the whole fleet gets through
- * @param waitedMs since the device started
+ * @param waitedMs since the first call began
  */
 export function pauseMs(
   error: Pick<DpsError, 'code' | 'retryable' | 'retryAfterMs'>,
@@ -78,15 +82,16 @@ export function pauseMs(
   waitedMs: number,
   random: number,
 ): number {
+  const askedMs = error.retryAfterMs ?? 0
   if (!error.retryable) {
-    const queueMs = Math.max(startDelayMs, failed.throttled > 0 ? Math.min(waitedMs, LONGEST_QUEUE_MS) : 0)
-    const floorMs = Math.max(REFUSED.floorMs, error.retryAfterMs ?? 0, queueMs)
-    return Math.round(floorMs + random * Math.max(queueMs, backoffCeilingMs(++failed.refused, REFUSED)))
+    const queueMs = Math.max(startDelayMs, failed.throttled ? Math.min(waitedMs, LONGEST_QUEUE_MS) : 0)
+    const ceilingMs = Math.max(queueMs, backoffCeilingMs(++failed.refused, REFUSED))
+    return Math.round(Math.max(REFUSED_FLOOR_MS, askedMs, queueMs) + random * ceilingMs)
   }
-  const busy = error.code === 'THROTTLED'
-  const pace = busy
-    ? { ...THROTTLED, baseDelayMs: Math.max(THROTTLED.baseDelayMs, startDelayMs / 16) }
-    : UNREACHED
-  const count = ++failed[busy ? 'throttled' : 'unreached']
-  return Math.round((error.retryAfterMs ?? 0) + random * backoffCeilingMs(count, pace))
+  if (error.code !== 'THROTTLED') {
+    return Math.round(askedMs + random * backoffCeilingMs(++failed.unreached, UNREACHED))
+  }
+  failed.throttled = true
+  const ceilingMs = Math.max(QUOTA_MS, startDelayMs / 16, waitedMs / 4)
+  return Math.round(askedMs + random * Math.min(ceilingMs, LONGEST_THROTTLED_MS))
 }

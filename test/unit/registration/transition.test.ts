@@ -191,3 +191,21 @@ describe('what is not repeated', () => {
     ).toBe('reject')
   })
 })
+
+describe('a service over its quota', () => {
+  const requesting = (step: 'register' | 'poll', count: number): State => ({
+    name: 'requesting',
+    step: step === 'poll' ? poll : register,
+    failures: { ...none, [step]: count },
+  })
+  const effectAfter = (step: 'register' | 'poll', count: number, error = busy, maxThrottled = 2) =>
+    move(requesting(step, count), { name: 'refused', error }, { maxAttempts: 4, maxThrottled })[1].name
+
+  it('has a budget of its own, for registrations alone', () => {
+    expect([0, 1].map((count) => effectAfter('register', count))).toEqual(['wait', 'reject'])
+    expect([1, 2, 3].map((count) => effectAfter('poll', count))).toEqual(['wait', 'wait', 'reject'])
+    const broken = new DpsError('SERVICE_UNAVAILABLE', 'register', '')
+    expect(effectAfter('register', 1, broken)).toBe('wait')
+    expect(effectAfter('register', 3, busy, 9), 'within that for all').toBe('reject')
+  })
+})
