@@ -3,7 +3,7 @@
 //   --quick          a smoke: few samples, figures that prove nothing
 //   --instructions   counts instructions too, with valgrind
 //   --node PATH      another Node for the cold start, beside this one. Default: Node 22, installed; none with --quick
-//   --million        of the fleet of a million every policy, not only the one that is advised: ten minutes
+//   --million        of the fleet of a million every policy, not only the one that is advised: a quarter of an hour
 //   --seed N         of the fleet's chance. Default 1
 //   --out DIR        where results go. Default bench/results; a temporary folder with --quick
 //

@@ -68,12 +68,13 @@ export function svgLines({ title, words, minutes, panels }) {
     const bottom = y + HEIGHT
     const height = (value) => bottom - Math.min(1, Math.max(0, share(value))) * (HEIGHT - 20)
     out.push(`<text x="8" y="${y + 4}">${escapeXml(what)}</text>`)
+    const short = (mark) => (mark < 1e3 ? mark : mark < 1e6 ? `${mark / 1e3}k` : `${mark / 1e6}M`)
     const marks = log
       ? Array.from({ length: decades + 1 }, (_, power) => 10 ** power)
       : [0, 0.25, 0.5, 0.75, 1].map((part) => part * top)
     for (const mark of marks) {
       const at = height(mark).toFixed(1)
-      const text = log ? (mark === 1 ? '≤ 1' : formatNumber(mark)) : `${Math.round(mark * 100)} %`
+      const text = log ? (mark === 1 ? '≤ 1' : short(mark)) : `${Math.round(mark * 100)} %`
       out.push(
         `<line class="grid" x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${at}" y2="${at}"/>`,
         `<text x="${LEFT - 6}" y="${Number(at) + 4}" text-anchor="end">${text}</text>`,

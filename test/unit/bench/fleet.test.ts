@@ -371,7 +371,7 @@ describe('the lines of a chart', () => {
         expect(Number.isFinite(y)).toBe(true)
       }
     }
-    expect(svg).toContain('>10,000</text>')
+    expect(svg).toContain('>10k</text>')
   })
 
   it('have a text for who cannot see them, escaped, and colours for both schemes', () => {
