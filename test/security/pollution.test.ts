@@ -176,7 +176,7 @@ describe.each(Object.entries(SPELLINGS))('%s', (_, poison) => {
       expectHarmless(payload)
       return { status: 200, payload }
     })
-    await expect.poll(() => changes.length).toBe(1)
+    await expect.poll(() => changes.length, { timeout: 15_000 }).toBe(1)
     stage.emulator.hub.publish(
       ID,
       '$iothub/twin/PATCH/properties/desired/?$version=2',
