@@ -25,7 +25,13 @@ export {
   inspectCredential,
 } from './credential/inspection.ts'
 export { type SasSignerOptions, type SymmetricKeyOptions, sasSigner, symmetricKey } from './credential/sas.ts'
-export { type X509Options, x509 } from './credential/x509.ts'
+export {
+  type X509CertificateOptions,
+  type X509KeyOptions,
+  type X509Options,
+  type X509Pkcs12Options,
+  x509,
+} from './credential/x509.ts'
 export {
   DpsError,
   type DpsErrorCode,
@@ -59,7 +65,7 @@ export type {
   TrustOptions,
   WaitForClockOptions,
 } from './options/options.ts'
-export type { RegistrationRecord } from './protocol/response.ts'
+export type { DeviceRegistration, RegistrationRecord } from './protocol/response.ts'
 export {
   type ProvisionedAssignment,
   type ProvisionMode,
