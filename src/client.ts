@@ -1,5 +1,6 @@
 import {
   type Assignment,
+  type CertifiedAssignment,
   type Contact,
   createAssignment,
   createContact,
@@ -89,9 +90,7 @@ export class ProvisioningClient {
    * @throws DpsError CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, whose `assignment` says where the device belongs
    *   all the same; else as without
    */
-  register(
-    options: RegisterOptions & Required<Pick<RegisterOptions, 'csr'>>,
-  ): Promise<Assignment & Required<Pick<Assignment, 'issuedCertificateChain'>>>
+  register(options: RegisterOptions & Required<Pick<RegisterOptions, 'csr'>>): Promise<CertifiedAssignment>
   /**
    * Registers the device and waits until it is assigned to a hub. Each call is a registration of its own, which the
    * service bills.

@@ -1,4 +1,10 @@
-export type { Assignment, AssignmentConnection, Contact, RegistrationState } from './assignment/assignment.ts'
+export type {
+  Assignment,
+  AssignmentConnection,
+  CertifiedAssignment,
+  Contact,
+  RegistrationState,
+} from './assignment/assignment.ts'
 export { fileStore } from './assignment/file-store.ts'
 export {
   type HubAssignment,
