@@ -107,6 +107,8 @@ describe('commands in the pages', () => {
       ].map(environmentName),
     )
     known.add('DPS_GROUP_KEY')
+    const live = readFileSync(join(ROOT, 'test', 'live', 'settings.mjs'), 'utf8')
+    for (const [, name = ''] of live.matchAll(/'(DPS_LIVE_[A-Z_]+)'/g)) known.add(name)
     const unknown = pages.flatMap(({ name, text }) =>
       [...text.matchAll(/\bDPS_[A-Z_]+\b/g)].flatMap(([variable]) =>
         known.has(variable) ? [] : `${name}: ${variable}`,
