@@ -63,6 +63,9 @@ it('every script that is named exists', () => {
   ]) {
     for (const script of all(text, /npm run ([\w:]+)/g)) expect(Object.keys(scripts), name).toContain(script)
   }
+  for (const script of all(read('.ci/run'), /npm run ([\w:]+)/g)) {
+    expect(read('CONTRIBUTING.md')).toContain(`npm run ${script}`)
+  }
   for (const script of ['test:live', 'test:platforms']) {
     // Neither is a gate: one needs an instance, the other tools that are not everywhere.
     expect(read('.ci/run')).not.toContain(script)

@@ -49,6 +49,7 @@ export function nameOf({ subject }: { subject?: string }): string {
  * @throws DpsError CREDENTIAL_KEY_UNSUPPORTED, phase `config`
  */
 export function commonNamesOf(certificate: X509Certificate): readonly string[] {
+  refuseUnnamedCurve(certificate)
   const legacy = certificate.toLegacyObject() as
     | ReturnType<X509Certificate['toLegacyObject']>
     | null
@@ -56,6 +57,18 @@ export function commonNamesOf(certificate: X509Certificate): readonly string[] {
   // An OpenSSL engine that takes RSA upon itself may make Node give nothing.
   if (!legacy) throw unsupportedKey('cannot be taken apart by OpenSSL with the engine that is loaded')
   return ([] as string[]).concat(legacy.subject?.CN ?? [])
+}
+
+/** Node 24 and 26 end without a word where they take apart a certificate on a curve that NIST has no name for. */
+function refuseUnnamedCurve(certificate: X509Certificate): void {
+  let key: KeyObject
+  try {
+    key = certificate.publicKey
+  } catch {
+    return
+  }
+  const { namedCurve } = key.asymmetricKeyDetails ?? {}
+  if (namedCurve !== undefined && !Object.hasOwn(KEY_CURVES, namedCurve)) throw unsupportedCurve(namedCurve)
 }
 
 /** clientAuth and anyExtendedKeyUsage. */
@@ -99,8 +112,11 @@ export function checkKeyType(leaf: X509Certificate): CurveName | undefined {
     throw unsupportedKey('has an EC key with explicit parameters; it must name its curve')
   }
   if (namedCurve !== undefined && Object.hasOwn(KEY_CURVES, namedCurve)) return KEY_CURVES[namedCurve]
-  throw unsupportedKey(`has an EC key on the curve ${namedCurve}; it must be P-256, P-384 or P-521`)
+  throw unsupportedCurve(namedCurve)
 }
+
+const unsupportedCurve = (curve: string | undefined): DpsError =>
+  unsupportedKey(`has an EC key on the curve ${curve}; it must be P-256, P-384 or P-521`)
 
 function unsupportedKey(fault: string, cause?: unknown): DpsError {
   const details = cause === undefined ? {} : { cause }
