@@ -1,9 +1,9 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { exitCodeOf } from '../../src/cli/exit-codes.ts'
+import { EXIT_CODES, exitCodeOf } from '../../src/cli/exit-codes.ts'
 import { DpsError, type DpsErrorCode, type DpsPhase, ERROR_CODES } from '../../src/errors.ts'
-import { pageOf, ROOT } from './markdown.ts'
+import { pageOf, ROOT, rowsUnder } from './markdown.ts'
 
 const page = pageOf('docs/errors.md')
 
@@ -62,7 +62,7 @@ describe('the page of errors', () => {
         .filter((phase) => !OF_THE_LIBRARY.has(phase))
         .map((phase) => exitCodeOf(new DpsError(code as DpsErrorCode, phase as DpsPhase, '')))
       const expected =
-        code === 'CANCELLED' ? '130, 143' : [...new Set(codes)].sort((a, b) => a - b).join(', ') || '—'
+        code === 'CANCELLED' ? '129, 130, 143' : [...new Set(codes)].sort((a, b) => a - b).join(', ') || '—'
       expect(exit).toBe(expected)
       expect(text).toMatch(/^- \*\*Causes:\*\* .{10,}$/m)
       expect(text).toMatch(/^- \*\*Do:\*\* .{5,}$/m)
@@ -77,6 +77,12 @@ describe('the page of errors', () => {
     const met = [...new Set([...matrix].map(([, code, phase]) => `${code} ${phase}`))]
     expect(met.length).toBeGreaterThan(30)
     expect(met.filter((pair) => !said.has(pair))).toEqual([])
+  })
+
+  it('is joined by a table of all exit codes', () => {
+    const rows = rowsUnder(pageOf('docs/diagnosing.md'), 'Exit code')
+    const said = rows.flatMap(([codes = '']) => codes.split(', ').map(Number))
+    expect(said).toEqual(EXIT_CODES.map(([code]) => code).sort((a, b) => a - b))
   })
 
   it('is what the other pages link to: a code in a link leads to its entry', () => {
