@@ -162,6 +162,15 @@ export default defineConfig([
       globalProcess,
       shorterPackages,
       {
+        // Credentials, which come before all else, see their own part of what few need; it is one file.
+        name: 'rare',
+        setup(build) {
+          build.onResolve({ filter: /\/rare\.ts$/ }, ({ kind }) =>
+            kind === 'dynamic-import' ? { path: join(__dirname, 'src/rare.ts') } : undefined,
+          )
+        },
+      },
+      {
         // MQTT.js on Node alone: streams are Node's own, timers come from the clock, and nobody reads its debug output,
         // which would print passwords.
         name: 'mqtt-on-node',

@@ -180,7 +180,7 @@ export async function provisionAs(
 }
 
 /** A credential of the caller's own may fail in any way. */
-async function loadChecked(credentials: OrderedCredentials): Promise<void> {
+export async function loadChecked(credentials: OrderedCredentials): Promise<void> {
   try {
     await credentials.loadAll()
   } catch (cause) {
@@ -190,7 +190,7 @@ async function loadChecked(credentials: OrderedCredentials): Promise<void> {
 }
 
 /** Waits for what is not of this package no longer than it may take, and not at all once the caller has cancelled. */
-async function within<T>(
+export async function within<T>(
   limitMs: number,
   clock: Clock,
   signal: AbortSignal | undefined,
@@ -215,7 +215,7 @@ async function within<T>(
 }
 
 /** The assignment that the service remembers; undefined where the device has to register to get one. */
-async function lookUp(
+export async function lookUp(
   client: ProvisioningClient,
   call: RegisterOptions,
   onUnknown: (error: DpsError) => Promise<void>,
