@@ -1,9 +1,10 @@
 // Completes dist/ after tsup: ESM entries, their types, the bill of materials and the notices of what is bundled.
 
-import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { billOfMaterials, readBundled, thirdPartyNotices } from './bundled.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const dist = join(root, 'dist')
@@ -47,55 +48,16 @@ for (const subpath of Object.keys(own.exports)) {
 }
 
 // Only what esbuild really put into a file counts: a devDependency that was shaken away is not shipped.
-const folders = new Set()
+const shipped = new Set()
 for (const { inputs } of Object.values(outputs)) {
   for (const [path, { bytesInOutput }] of Object.entries(inputs)) {
-    const match = /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)
-    if (match && bytesInOutput > 0) folders.add(match[1])
+    if (bytesInOutput > 0 && path.includes('node_modules/')) shipped.add(join(root, path))
   }
 }
-const bundled = [...folders]
-  .map((folder) => ({ folder: join(root, folder), manifest: readJson(join(root, folder, 'package.json')) }))
-  .sort((a, b) => a.manifest.name.localeCompare(b.manifest.name))
-
-const purl = ({ name, version }) => `pkg:npm/${name.replace('@', '%40')}@${version}`
-const licence = ({ license }) =>
-  / OR | AND |[()]/.test(license) ? [{ expression: license }] : [{ license: { id: license } }]
-const component = (manifest, type) => ({
-  type,
-  'bom-ref': purl(manifest),
-  name: manifest.name,
-  version: manifest.version,
-  purl: purl(manifest),
-  licenses: licence(manifest),
-})
-writeFileSync(
-  join(dist, 'sbom.cdx.json'),
-  `${JSON.stringify(
-    {
-      bomFormat: 'CycloneDX',
-      specVersion: '1.5',
-      version: 1,
-      metadata: { component: component(own, 'library') },
-      components: bundled.map(({ manifest }) => component(manifest, 'library')),
-      dependencies: [{ ref: purl(own), dependsOn: bundled.map(({ manifest }) => purl(manifest)) }],
-    },
-    null,
-    1,
-  )}\n`,
-)
-
-const notices = bundled.map(({ folder, manifest }) => {
-  const file = readdirSync(folder).find((name) => /^licen[cs]e/i.test(name))
-  if (file === undefined) throw new Error(`${manifest.name} is bundled but has no licence file`)
-  const title = `${manifest.name} ${manifest.version} (${manifest.license})`
-  return `${title}\n${'-'.repeat(title.length)}\n\n${readFileSync(join(folder, file), 'utf8').trim()}\n`
-})
-writeFileSync(
-  join(dist, 'THIRD-PARTY-NOTICES.txt'),
-  `This package contains code of the following packages.\n\n${notices.join('\n\n')}`,
-)
+const bundled = readBundled([...shipped])
+writeFileSync(join(dist, 'sbom.cdx.json'), `${JSON.stringify(billOfMaterials(own, bundled), null, 1)}\n`)
+writeFileSync(join(dist, 'THIRD-PARTY-NOTICES.txt'), thirdPartyNotices(bundled))
 
 console.error(
-  `dist: ${bundled.map(({ manifest }) => `${manifest.name}@${manifest.version}`).join(', ') || 'nothing'} bundled`,
+  `dist: ${bundled.map(({ name, version }) => `${name}@${version}`).join(', ') || 'nothing'} bundled`,
 )

@@ -200,8 +200,9 @@ const allChecks = (): readonly Check[] => [
 
 const COLOURS: Readonly<Record<Status, number>> = { ok: 32, warning: 33, error: 31, skipped: 2 }
 
-function describe({ status, id, message, next, durationMs }: Report, { tint }: Output): string {
+function describe({ status, id, message, next, more = [], durationMs }: Report, { tint }: Output): string {
   const time = durationMs < 10_000 ? `${durationMs} ms` : `${Math.round(durationMs / 1000)} s`
   const line = `${tint(COLOURS[status], status.padEnd(7))} ${time.padStart(7)}  ${id.padEnd(22)} ${message}`
-  return next === undefined ? line : `${line}\n${' '.repeat(17)}-> ${next}`
+  const below = next === undefined ? more : [`-> ${next}`, ...more]
+  return [line, ...below].join(`\n${' '.repeat(17)}`)
 }

@@ -41,10 +41,16 @@ export const REGISTER_OPTIONS: readonly OptionSpec[] = [
   { name: 'cert', kind: 'text', value: 'FILE', help: 'the device certificate, then its issuers; PEM or DER' },
   { name: 'key', kind: 'text', value: 'FILE', help: 'its private key, PEM or DER' },
   {
+    name: 'pkcs12',
+    kind: 'text',
+    value: 'FILE',
+    help: 'certificates and key in one file (.p12, .pfx), in place of --cert and --key',
+  },
+  {
     name: 'key-passphrase-file',
     kind: 'text',
     value: 'FILE',
-    help: 'holds the passphrase of an encrypted key',
+    help: 'holds the passphrase of an encrypted key or of a PKCS#12 file',
   },
   {
     name: 'key-passphrase',
@@ -114,8 +120,9 @@ const ALTERNATIVES: readonly (readonly (readonly string[])[])[] = [
   [['group-key'], ['group-key-file']],
   [['key-out'], ['key']],
   [['key-passphrase'], ['key-passphrase-file']],
+  [['cert', 'key'], ['pkcs12']],
   [
-    ['cert', 'key', 'key-passphrase', 'key-passphrase-file'],
+    ['cert', 'key', 'pkcs12', 'key-passphrase', 'key-passphrase-file'],
     ['symmetric-key', 'symmetric-key-file'],
   ],
 ]

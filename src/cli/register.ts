@@ -27,7 +27,10 @@ export function register(options: Options, output: Output): Promise<ExitCode> {
     const names = transportsOf(options)
     const onlyMqtt = names.length === 1 && names[0] === 'mqtt'
     // All the others come with the library, which is one implementation too: nothing here has any state by then.
-    const library = onlyMqtt ? { ProvisioningClient, symmetricKey, x509 } : await import('../index.ts')
+    const library =
+      onlyMqtt && !options.has('pkcs12')
+        ? { ProvisioningClient, symmetricKey, x509 }
+        : await import('../index.ts')
     const common = settingsOf(options)
     const settings: ProvisioningClientOptions = {
       ...common,

@@ -136,17 +136,17 @@ export function credentialOf(
     const file = options.get(name)
     return file === undefined ? undefined : readInput(file.value as string, file.as, 'CREDENTIAL_UNREADABLE')
   }
-  if (cert !== undefined || key !== undefined) {
-    if (cert === undefined) return missing('cert', `the certificate that belongs to ${key?.as}`)
-    if (key === undefined) return missing('key', `the private key that belongs to ${cert.as}`)
+  const isBundle = options.has('pkcs12')
+  if (isBundle || cert !== undefined || key !== undefined) {
+    if (!isBundle && cert === undefined) return missing('cert', `the certificate that belongs to ${key?.as}`)
+    if (!isBundle && key === undefined) return missing('key', `the private key that belongs to ${cert?.as}`)
     const file = read('key-passphrase-file')
     const passphrase = text(options, 'key-passphrase') ?? (file && lineOf(file))
     if (passphrase !== undefined) onSecret(passphrase)
-    const content = read('key')!
+    const content = read(isBundle ? 'pkcs12' : 'key')!
     onSecret(content)
     return x509({
-      cert: read('cert')!,
-      key: content,
+      ...(isBundle ? { pkcs12: content } : { cert: read('cert')!, key: content }),
       ...given('passphrase', passphrase),
       ...given('registrationId', registrationId),
     })
@@ -156,7 +156,7 @@ export function credentialOf(
   if (secret === undefined) {
     throw usage(
       'there is no credential',
-      'Give --cert and --key, or --registration-id and --symmetric-key-file; see dps-device --help.',
+      'Give --cert and --key, --pkcs12, or --registration-id and --symmetric-key-file; see dps-device --help.',
     )
   }
   onSecret(secret)

@@ -29,6 +29,7 @@ export const CREDENTIAL = [
   'registration-id',
   'cert',
   'key',
+  'pkcs12',
   'key-passphrase-file',
   'key-passphrase',
   'symmetric-key-file',

@@ -13,6 +13,16 @@ export const KEY_CURVES: Readonly<Record<string, CurveName>> = {
   secp521r1: 'P-521',
 }
 
+/** Signature algorithms over a digest that can be forged: their object identifiers in DER, in hex, and the digest. */
+export const WEAK_SIGNATURES: Readonly<Record<string, string>> = {
+  '2a864886f70d010102': 'MD2',
+  '2a864886f70d010104': 'MD5',
+  '2a864886f70d010105': 'SHA-1',
+  // 1.3.14.3.2.29, an older name of the one before.
+  '2b0e03021d': 'SHA-1',
+  '2a8648ce3d0401': 'SHA-1',
+}
+
 // The object identifier 1.2.840.10045.1.1 in DER.
 const PRIME_FIELD = Buffer.from('06072a8648ce3d0101', 'hex')
 

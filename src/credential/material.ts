@@ -1,5 +1,5 @@
 import type { X509Certificate } from 'node:crypto'
-import { mayAuthenticate, renewAtMs } from './certificate.ts'
+import { mayAuthenticate, renewAtMs, WEAK_SIGNATURES } from './certificate.ts'
 import type { Credential, Identity } from './credential.ts'
 import type { SasSignerOptions, SymmetricKeyOptions } from './sas.ts'
 import { Secret } from './secret.ts'
@@ -36,13 +36,7 @@ interface Standing {
 const standings = new WeakMap<Identity, Standing>()
 
 const KEY_USAGE = Buffer.from('0603551d0f', 'hex')
-/** MD2, MD5 and SHA-1 with RSA; SHA-1 with ECDSA. */
-const WEAK_SIGNATURES = [
-  '2a864886f70d010102',
-  '2a864886f70d010104',
-  '2a864886f70d010105',
-  '2a8648ce3d0401',
-].map((hex) => Buffer.from(hex, 'hex'))
+const WEAK = Object.keys(WEAK_SIGNATURES).map((oid) => Buffer.from(oid, 'hex'))
 
 /**
  * Notes, while the certificates are at hand, whether an inspection can find something to warn of. It looks for bytes and
@@ -59,7 +53,7 @@ export function judge(
     chain.some((one, at) => at > 0 && !one.ca) ||
     !mayAuthenticate(leaf) ||
     !mayHaveDigitalSignature(leaf.raw) ||
-    chain.some((one) => WEAK_SIGNATURES.some((oid) => one.raw.includes(oid)))
+    chain.some((one) => WEAK.some((oid) => one.raw.includes(oid)))
   const renewals = periods.map(({ fromMs, untilMs }) => renewAtMs(fromMs, untilMs))
   standings.set(identity, { isSuspicious, renewAtMs: Math.min(...renewals) })
   return identity

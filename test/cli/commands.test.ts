@@ -1,11 +1,11 @@
-import { spawnSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import * as crypto from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { generateSymmetricKey } from '../../src/emulator/index.ts'
 import { deriveDeviceKey } from '../../src/factory/index.ts'
 import { BUNDLED_ROOTS, type RegistrationState } from '../../src/index.ts'
-import { Bench, COMMAND, run } from './bench.ts'
+import { Bench, COMMAND, PASSPHRASE, run } from './bench.ts'
 
 const GROUP_KEY = generateSymmetricKey()
 const bench = await Bench.open()
@@ -220,7 +220,13 @@ describe('inspect', () => {
     const report = JSON.parse(ran.stdout) as {
       exitCode: number
       failed?: string
-      checks: { id: string; status: string; next?: string; details?: { days?: number } }[]
+      checks: {
+        id: string
+        status: string
+        next?: string
+        message: string
+        details?: { days?: number; findings?: readonly { id: string }[] }
+      }[]
     }
     expect(report.exitCode).toBe(ran.code)
     for (const { status, next } of report.checks) {
@@ -273,7 +279,48 @@ describe('inspect', () => {
     expect((await examine(soon, ['--strict'])).exitCode).toBe(9)
     expect((await examine(await issued('press-8', 40), ['--strict'])).exitCode).toBe(0)
     const stranger = await examine(files('stranger.pem', 'stranger-key.pem'))
-    expect(stranger.of('credential.chain')?.status).toBe('warning')
+    expect(stranger.of('credential.inspection')?.details?.findings).toMatchObject([{ id: 'self-signed' }])
+  })
+})
+
+describe('inspect, of what cannot be read', () => {
+  test('says what it is and how to mend it, all of it', async () => {
+    const cert = readFileSync(bench.file('cert.pem'), 'utf8')
+    const escaped = bench.write('escaped.pem', cert.replaceAll('\n', '\\n'))
+    const half = bench.write('half.pem', cert.slice(0, -40))
+    const marked = bench.write('marked.pem', `\uFEFF${cert}`)
+    for (const [given, id] of [
+      [['--cert', escaped, '--key', bench.file('key.pem')], 'escaped-line-breaks'],
+      [['--cert', half, '--key', bench.file('key.pem')], 'input-damaged'],
+      [['--cert', bench.file('key.pem'), '--key', bench.file('key.pem')], 'private-key-given'],
+      [['--cert', bench.file('cert.pem'), '--key', bench.file('cert.pem')], 'certificate-given'],
+      [['--cert', bench.file('cert.pem'), '--key', bench.file('expired-key.pem')], 'key-mismatch'],
+    ] as const) {
+      const ran = await run(['inspect', ...given])
+      expect(ran).toMatchObject({ code: 3, stderr: '' })
+      expect(ran.stdout).toMatch(
+        new RegExp(`^error +\\d+ ms {2}credential\\.inspection +${id}: .+\\n +-> .+`, 'm'),
+      )
+    }
+    const several = await run(['inspect', '--cert', marked, '--key', bench.file('expired-key.pem')])
+    expect(several.stdout).toMatch(/\n {17}byte-order-mark: .+\n {17}-> Nothing has to be done here/)
+  })
+})
+
+describe('a PKCS#12 file', () => {
+  test('is certificate and key in one, and excludes the other ways to say it', async () => {
+    const bundle = bench.file('device.p12')
+    const files = ['-in', bench.file('cert.pem'), '-inkey', bench.file('key.pem'), '-out', bundle]
+    execFileSync('openssl', ['pkcs12', '-export', ...files, '-passout', `pass:${PASSPHRASE}`])
+    const given = ['--pkcs12', bundle, '--key-passphrase-file', bench.file('passphrase')]
+    expect(await run(['inspect', ...given])).toMatchObject({ code: 0, stderr: '' })
+    expect(await run(['register', ...bench.there.slice(1), ...trust, ...given])).toMatchObject({ code: 0 })
+    const wrong = await run(['inspect', '--pkcs12', bundle, '--key-passphrase-file', bench.file('cert.pem')])
+    expect(wrong.code).toBe(3)
+    expect(wrong.stdout).toContain('passphrase')
+    const both = await run(['inspect', ...given, '--cert', bench.file('cert.pem')])
+    expect(both).toMatchObject({ code: 2, stdout: '' })
+    expect(both.stderr).toContain('--cert and --pkcs12 exclude each other')
   })
 })
 

@@ -51,6 +51,7 @@ const ALL = [
   'roots.ms2017',
   'roots.trust',
   'credential.read',
+  'credential.inspection',
   'credential.chain',
   'credential.dates',
   'dns.ipv4',

@@ -9,8 +9,17 @@ import { WebSocket } from 'ws'
 
 const NAMES = [process.env.CHROMIUM, 'chromium', 'chromium-browser', 'google-chrome'].filter(Boolean)
 
-/** The first Chromium that is installed, or undefined. */
-export const findChromium = () => NAMES.find((name) => spawnSync(name, ['--version']).status === 0)
+const installed = () => NAMES.find((name) => spawnSync(name, ['--version']).status === 0)
+
+/** The first Chromium that is installed, or undefined. @param install whether to ask Debian for one where there is none */
+export function findChromium(install) {
+  const found = installed()
+  if (found !== undefined || !install) return found
+  const stdio = 'ignore'
+  spawnSync('apt-get', ['update'], { stdio })
+  spawnSync('apt-get', ['install', '-y', '--no-install-recommends', 'chromium'], { stdio, timeout: 600_000 })
+  return installed()
+}
 
 /** @returns a browser with one page at a time; `close` ends it and removes its profile */
 export async function startChromium(program) {

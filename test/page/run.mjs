@@ -2,6 +2,7 @@
 // and what it does not let in. Last line: `N passed, N failed`.
 //
 //     npm run page                 with the Chromium that is installed
+//     npm run page -- --install    asks Debian for it first, where it is missing (root)
 //     CHROMIUM=/path npm run page  with another
 //     SHOTS=folder npm run page    and pictures of it
 
@@ -16,7 +17,7 @@ import { findChromium, startChromium } from './chromium.mjs'
 const COMMAND = fileURLToPath(new URL('../../dist/dps-device.cjs', import.meta.url))
 const shots = process.env.SHOTS
 
-const program = findChromium()
+const program = findChromium(process.argv.includes('--install'))
 if (program === undefined) {
   console.log('skipped: there is no Chromium here (Debian: apt-get install chromium; or set CHROMIUM)')
   console.log('0 passed, 0 failed')

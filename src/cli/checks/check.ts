@@ -15,6 +15,8 @@ export interface Finding {
   /** Of an error: the exit code of the stage. */
   readonly exit?: ExitCode
   readonly details?: Readonly<Record<string, unknown>>
+  /** Further lines for people: what `details` has for machines. */
+  readonly more?: readonly string[]
   /** Whether what needs this cannot be tried. Default: for an error. */
   readonly stops?: boolean
   /** Where it is not the time that the check took. */

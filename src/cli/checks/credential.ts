@@ -1,8 +1,9 @@
 import { X509Certificate } from 'node:crypto'
+import type { CredentialFinding } from '../../index.ts'
 import type { Case } from '../case.ts'
 import { kit } from '../kit.ts'
 import { certificatesIn, describeChain } from '../roots.ts'
-import { type Check, endOf, ok, plural, skipped, warning } from './check.ts'
+import { type Check, endOf, failure, ok, plural, skipped, warning } from './check.ts'
 
 /** Long enough to renew by hand. */
 const SOON_DAYS = 30
@@ -12,6 +13,11 @@ function certificatesOf({ identity }: Case): readonly X509Certificate[] {
   return certificatesIn(`${identity?.tls?.cert ?? ''}`).map((pem) => new X509Certificate(pem))
 }
 
+/** What a check of its own tells. */
+const OF_DATES = ['expired', 'not-yet-valid', 'expires-soon']
+
+const KINDS = ['cert', 'key', 'pkcs12', 'symmetric-key', 'symmetric-key-file']
+
 const NO_CERTIFICATE = skipped('a symmetric key has none')
 
 export const credentialChecks: readonly Check[] = [
@@ -20,9 +26,9 @@ export const credentialChecks: readonly Check[] = [
     needs: ['config.registration-id'],
     run: async (on) => {
       const { options, library, secrets } = on
-      const named = ['cert', 'key', 'symmetric-key', 'symmetric-key-file'].some((name) => options.has(name))
+      const named = KINDS.some((name) => options.has(name))
       if (!named && !on.needsCredential) {
-        return skipped('no credential: give --cert and --key, or --symmetric-key-file', true)
+        return skipped('no credential: give --cert and --key, --pkcs12, or --symmetric-key-file', true)
       }
       on.credential = kit.credentialOf(options, library, (secret) => secrets.push(secret))
       const identity = await on.credential.load()
@@ -34,6 +40,31 @@ export const credentialChecks: readonly Check[] = [
     },
   },
   {
+    id: 'credential.inspection',
+    run: async ({ credential, library, options }) => {
+      if (credential === undefined) return skipped('there is no credential to look at')
+      const registrationId = kit.text(options, 'registration-id')
+      const { findings, ...facts } = await library.inspectCredential(
+        credential,
+        registrationId === undefined ? {} : { registrationId },
+      )
+      const about = findings.filter(({ id }) => !OF_DATES.includes(id))
+      const details = { ...facts, findings: about }
+      const [first, ...rest] = about
+      if (first === undefined) return ok('nothing was found that stands against it', details)
+      const told = ({ id, message }: CredentialFinding) => `${id}: ${kit.spoken(message)}`
+      const [worst, mend] = [told(first), kit.spoken(first.mend)]
+      const more = rest.flatMap((finding) => [told(finding), `-> ${kit.spoken(finding.mend)}`])
+      if (first.severity === 'error') return { ...failure(worst, mend, kit.EXIT.config, details), more }
+      return {
+        ...(first.severity === 'warning'
+          ? warning(worst, mend, details)
+          : { ...ok(worst, details), next: mend }),
+        more,
+      }
+    },
+  },
+  {
     id: 'credential.chain',
     needs: ['credential.read'],
     run: (on) => {
@@ -42,19 +73,7 @@ export const credentialChecks: readonly Check[] = [
       if (leaf === undefined) return NO_CERTIFICATE
       const chain = describeChain({ certificates })
       const message = [chain[0]?.subject, ...chain.map(({ issuer }) => issuer)].join(' < ')
-      if (leaf.ca) {
-        return warning(
-          `${message}: the first is a CA certificate`,
-          'Issue a certificate for the device, and present that: whoever holds the key of a CA can be every device of the group.',
-          { chain },
-        )
-      }
-      if (leaf.issuer !== leaf.subject) return ok(message, { chain })
-      return warning(
-        `${leaf.subject.replaceAll('\n', ', ')} signed itself`,
-        'It is accepted by an individual enrollment of this very certificate only.',
-        { chain },
-      )
+      return ok(message, { chain })
     },
   },
   {

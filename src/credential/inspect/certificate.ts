@@ -2,7 +2,7 @@ import type { X509Certificate } from 'node:crypto'
 import { printableName } from '../../distinguished-name.ts'
 import { isoTime } from '../../iso-time.ts'
 import { printable } from '../../printable.ts'
-import { isSignedBy, KEY_CURVES } from '../certificate.ts'
+import { isSignedBy, KEY_CURVES, WEAK_SIGNATURES } from '../certificate.ts'
 import type { CertificateFacts } from '../inspection.ts'
 import { childrenOf, type Tlv, tlvAt } from '../pem.ts'
 
@@ -56,17 +56,9 @@ export function maySign({ raw }: X509Certificate): boolean {
   return bits === undefined || ((bits.content[1] ?? 0) & DIGITAL_SIGNATURE) !== 0
 }
 
-const WEAK: Readonly<Record<string, string>> = {
-  '2a864886f70d010102': 'MD2',
-  '2a864886f70d010104': 'MD5',
-  '2a864886f70d010105': 'SHA-1',
-  '2b0e03021d': 'SHA-1',
-  '2a8648ce3d0401': 'SHA-1',
-}
-
 /** The digest under a certificate's signature, where it is one that can be forged. */
 export function weakDigestOf({ raw }: X509Certificate): string | undefined {
   const [certificate] = childrenOf({ content: raw })
   const [oid] = childrenOf(childrenOf(certificate!)[1]!)
-  return WEAK[hexOf(oid)]
+  return WEAK_SIGNATURES[hexOf(oid)]
 }

@@ -1,8 +1,10 @@
-import { createPrivateKey, randomBytes } from 'node:crypto'
+import { createPrivateKey, createPublicKey, randomBytes, sign, X509Certificate } from 'node:crypto'
 import { inspect } from 'node:util'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { FINDINGS } from '../../../../src/credential/inspect/findings.ts'
+import { doubtAbout } from '../../../../src/credential/material.ts'
+import { childrenOf } from '../../../../src/credential/pem.ts'
 import { DpsError } from '../../../../src/errors.ts'
 import {
   type Credential,
@@ -387,6 +389,15 @@ describe('a chain', () => {
     const inspection = await look(x509({ cert: [cert, issuer.cert], key: device.key }))
     expect(inspection).toMatchObject({ ok: true, findings: [{ id: 'weak-signature', severity: 'warning' }] })
     expect(messageOf(inspection, 'weak-signature')).toContain(digest === 'sha1' ? 'SHA-1' : 'MD5')
+  })
+
+  it('is signed over SHA-1 by the older of its two names, of which a warning tells too', async () => {
+    const issuer = issue({ subject: '/CN=Old', ca: true, issuer: root, algorithm: RSA(2048) })
+    const cert = byOlderName(new X509Certificate(signedOver('sha1', device, issuer)), issuer)
+    expect(cert.verify(createPublicKey(issuer.cert))).toBe(true)
+    const credential = x509({ cert: [cert.toString(), issuer.cert], key: device.key })
+    expect(messageOf(await look(credential), 'weak-signature')).toContain('SHA-1')
+    expect(doubtAbout(await credential.load(), NOW)).not.toBe('')
   })
 
   it('ends in a root whose own signature nobody verifies', async () => {
@@ -828,4 +839,25 @@ function signedOver(digest: string, subject: Issued, issuer: Issued, ca = false)
     ...by,
   ]
   return openssl.run([...args, '-set_serial', '77']).toString()
+}
+
+/** The certificate with 1.3.14.3.2.29 in place of 1.2.840.113549.1.1.5, signed anew. */
+function byOlderName(certificate: X509Certificate, issuer: Issued): X509Certificate {
+  const algorithm = (hex: string) => Buffer.from(hex, 'hex')
+  const [from, to] = [algorithm('300d06092a864886f70d0101050500'), algorithm('300906052b0e03021d0500')]
+  const [whole] = childrenOf({ content: certificate.raw })
+  const signed = childrenOf(whole!)[0]!.content
+  const at = signed.indexOf(from)
+  const toBeSigned = sequence(signed.subarray(0, at), to, signed.subarray(at + from.length))
+  const signature = sign('sha1', toBeSigned, issuer.key)
+  const bits = Buffer.concat([Buffer.from([3, 0x82, 0, 0, 0]), signature])
+  bits.writeUInt16BE(signature.length + 1, 2)
+  return new X509Certificate(sequence(toBeSigned, to, bits))
+}
+
+function sequence(...parts: readonly Buffer[]): Buffer {
+  const content = Buffer.concat(parts)
+  const head = Buffer.from([0x30, 0x82, 0, 0])
+  head.writeUInt16BE(content.length, 2)
+  return Buffer.concat([head, content])
 }
