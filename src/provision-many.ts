@@ -9,7 +9,7 @@ import type { DpsError } from './errors.ts'
 import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
 import { object, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import type { DeviceRegistration } from './protocol/response.ts'
-import { loadChecked, lookUp, within } from './provision.ts'
+import { assignmentOf, loadChecked, within } from './provision.ts'
 
 /** One of many devices: what a client is told of it. */
 export interface ManyDevice<T = unknown> {
@@ -110,11 +110,11 @@ const loadMany = () => import('./rare.ts')
 /** What is loaded already: were it imported there, bundling would take it apart, for every start to put together again. */
 const fileTools = { codeOf, failed, flush, isAlive, replace }
 const manyTools = {
+  assignmentOf,
   bindingOf,
   ERRAND,
   emitter,
   loadChecked,
-  lookUp,
   OrderedCredentials,
   object,
   ProvisioningClient,

@@ -215,7 +215,7 @@ export async function within<T>(
 }
 
 /** The assignment that the service remembers; undefined where the device has to register to get one. */
-export async function lookUp(
+async function lookUp(
   client: ProvisioningClient,
   call: RegisterOptions,
   onUnknown: (error: DpsError) => Promise<void>,
@@ -229,6 +229,11 @@ export async function lookUp(
     await onUnknown(error)
     return undefined
   }
+  return assignmentOf(state)
+}
+
+/** @throws DpsError REGISTRATION_DISABLED */
+export function assignmentOf(state: RegistrationState): Assignment | undefined {
   if (state.status === 'disabled') {
     throw new DpsError('REGISTRATION_DISABLED', 'poll', 'the service says that the registration is disabled')
   }

@@ -1,5 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import type { Assignment } from '../assignment/assignment.ts'
+import type { Assignment, RegistrationState } from '../assignment/assignment.ts'
 import type { Errand } from '../client.ts'
 import type { Credential } from '../credential/credential.ts'
 import { DpsError } from '../errors.ts'
@@ -21,6 +21,10 @@ const CLOCK_SLACK_MS = 300_000
 
 /** A disk may think for seconds; a journal that never answers must not hold a run. */
 const STORE_LIMIT_MS = 30_000
+
+/** A service that is still assigning is asked again so often, and so long after. */
+const MAX_LOOKUPS = 10
+const LOOKUP_GAP_MS = 3000
 
 const MAX_CONCURRENCY = 10_000
 
@@ -351,10 +355,21 @@ class Run<T> {
 
   /** What the service has made of a registration that was begun at that time, if it has. */
   async #made(begunAt: number, call: RegisterOptions): Promise<Assignment | undefined> {
-    await this.#bucket.turn(this.#stop.signal)
-    const found = await this.#tools.lookUp(this.#client, call, async () => {})
-    const at = found?.lastUpdatedAt?.getTime() ?? Number.NEGATIVE_INFINITY
-    return at >= begunAt - CLOCK_SLACK_MS ? found : undefined
+    const { signal } = this.#stop
+    for (let asked = 1; ; asked++) {
+      await this.#bucket.turn(signal)
+      let state: RegistrationState
+      try {
+        state = await this.#client.lookup(call)
+      } catch (error) {
+        if (DpsError.is(error) && error.code === 'NOT_FOUND') return undefined
+        throw error
+      }
+      const at = state.lastUpdatedAt?.getTime() ?? Number.NEGATIVE_INFINITY
+      if (at < begunAt - CLOCK_SLACK_MS) return undefined
+      if (state.status !== 'assigning' || asked === MAX_LOOKUPS) return this.#tools.assignmentOf(state)
+      await this.#settings.clock.sleep(LOOKUP_GAP_MS, signal)
+    }
   }
 
   #checkName(wanted: unknown, registrationId: string): void {
