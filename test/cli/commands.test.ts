@@ -442,6 +442,7 @@ describe('help', () => {
     'lookup',
     'probe',
     'inspect',
+    'register-many',
     'roots',
     'roots check',
     'roots rehearse',
