@@ -3,6 +3,7 @@
 //   --quick          a smoke: few samples, figures that prove nothing
 //   --instructions   counts instructions too, with valgrind
 //   --node PATH      another Node for the cold start, beside this one. Default: Node 22, installed; none with --quick
+//   --devices N      how many the bench of many devices registers. Default 10 000; 300 with --quick
 //   --out DIR        where results go. Default bench/results; a temporary folder with --quick
 //
 // Markdown goes to stdout, talk to stderr. The last line is `N passed, N failed`: benches that ran to their end, what
@@ -25,6 +26,7 @@ import { judge } from './lib/targets.mjs'
  *
  * @typedef {object} BenchContext
  * @property {boolean} quick
+ * @property {number} devices how many, where a bench registers many of them
  * @property {boolean} instructions whether instructions are wanted and can be counted
  * @property {string} folder a temporary folder of this run
  * @property {() => Promise<import('./lib/process.mjs').Server>} server the one server of this run, started when first
@@ -44,8 +46,8 @@ import { judge } from './lib/targets.mjs'
  * @property {unknown} data everything, for the JSON file
  */
 
-const ORDER = ['handshake', 'registration', 'cold-start', 'memory', 'footprint']
-const WITH_PEERS = new Set(['registration', 'cold-start', 'memory'])
+const ORDER = ['handshake', 'registration', 'cold-start', 'memory', 'many', 'footprint']
+const WITH_PEERS = new Set(['registration', 'cold-start', 'memory', 'many'])
 const here = fileURLToPath(new URL('.', import.meta.url))
 const present = readdirSync(join(here, 'benches')).map((file) => file.replace(/\.mjs$/, ''))
 const known = ORDER.filter((name) => present.includes(name))
@@ -56,6 +58,7 @@ const { values: given, positionals } = parseArgs({
     quick: { type: 'boolean', default: false },
     instructions: { type: 'boolean', default: false },
     node: { type: 'string' },
+    devices: { type: 'string' },
     out: { type: 'string' },
   },
 })
@@ -116,6 +119,7 @@ for (const name of names) {
     /** @type {BenchContext} */
     const context = {
       quick: given.quick,
+      devices: Number(given.devices ?? (given.quick ? 300 : 10_000)),
       instructions: given.instructions && missing === undefined,
       folder,
       server,

@@ -202,6 +202,26 @@ export const TARGETS = [
       direction: /** @type {const} */ ('at least'),
     })),
   ),
+  ...[
+    ['sas', 'SAS'],
+    ['ec', 'EC P-256'],
+  ].flatMap(([key, name]) => [
+    {
+      row: 16,
+      id: `many-${key}`,
+      bench: 'many',
+      measure: `registrations per CPU second, many devices from one process, ours / Microsoft's client, ${name}`,
+      direction: /** @type {const} */ ('at least'),
+    },
+    {
+      row: 16,
+      id: `many-rss-${key}`,
+      bench: 'many',
+      measure: `RSS growth from the first fifth of many devices to the last, ${name}`,
+      unit: 'MB',
+      target: 10,
+    },
+  ]),
 ]
 
 /**
