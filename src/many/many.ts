@@ -174,7 +174,13 @@ class Run<T> {
     while (this.#inFlight > 0) await this.#change()
     await this.#opening?.catch(() => {})
     this.#bucket.close()
-    await this.#journal?.close().catch((error) => this.#emit({ type: 'store-failed', error }, undefined))
+    const journal = this.#journal
+    if (journal !== undefined) {
+      const { clock } = this.#settings
+      await this.#tools
+        .within(STORE_LIMIT_MS, clock, undefined, () => journal.close(), 'the journal')
+        .catch((error) => this.#emit({ type: 'store-failed', error: asStoreError(error) }, undefined))
+    }
     const source = this.#source
     const left = (async () => source?.return?.())().catch(() => {})
     // One that is at work may never come back.
