@@ -4,6 +4,8 @@
 //   --instructions   counts instructions too, with valgrind
 //   --node PATH      another Node for the cold start, beside this one. Default: Node 22, installed; none with --quick
 //   --devices N      how many the bench of many devices registers. Default 10 000; 300 with --quick
+//   --million        of the fleet of a million every policy, not only the one that is advised: a quarter of an hour
+//   --seed N         of the fleet's chance. Default 1
 //   --out DIR        where results go. Default bench/results; a temporary folder with --quick
 //
 // Markdown goes to stdout, talk to stderr. The last line is `N passed, N failed`: benches that ran to their end, what
@@ -28,6 +30,8 @@ import { judge } from './lib/targets.mjs'
  * @property {boolean} quick
  * @property {number} devices how many, where a bench registers many of them
  * @property {boolean} instructions whether instructions are wanted and can be counted
+ * @property {boolean} million
+ * @property {number} seed
  * @property {string} folder a temporary folder of this run
  * @property {() => Promise<import('./lib/process.mjs').Server>} server the one server of this run, started when first
  *   asked for
@@ -41,12 +45,13 @@ import { judge } from './lib/targets.mjs'
  * @typedef {object} BenchResult
  * @property {readonly import('./lib/report.mjs').Table[]} tables
  * @property {readonly import('./lib/report.mjs').Chart[]} charts may be empty
+ * @property {Record<string, string>} [files] more to write beside the results: text by name
  * @property {Record<string, number | { value?: number, note: string }>} measured by the id of a target
  * @property {readonly { name: string, ok: boolean, detail?: string }[]} checks that what was measured is what was meant
  * @property {unknown} data everything, for the JSON file
  */
 
-const ORDER = ['handshake', 'registration', 'cold-start', 'memory', 'many', 'footprint']
+const ORDER = ['handshake', 'registration', 'cold-start', 'memory', 'many', 'footprint', 'fleet']
 const WITH_PEERS = new Set(['registration', 'cold-start', 'memory', 'many'])
 const here = fileURLToPath(new URL('.', import.meta.url))
 const present = readdirSync(join(here, 'benches')).map((file) => file.replace(/\.mjs$/, ''))
@@ -59,9 +64,15 @@ const { values: given, positionals } = parseArgs({
     instructions: { type: 'boolean', default: false },
     node: { type: 'string' },
     devices: { type: 'string' },
+    million: { type: 'boolean', default: false },
+    seed: { type: 'string', default: '1' },
     out: { type: 'string' },
   },
 })
+if (!/^\d{1,9}$/.test(given.seed)) {
+  console.error('--seed must be a whole number')
+  process.exit(2)
+}
 const unknown = positionals.filter((name) => !known.includes(name))
 if (unknown.length > 0) {
   console.error(`no bench is called ${unknown.join(', ')}: there are ${known.join(', ')}`)
@@ -121,18 +132,21 @@ for (const name of names) {
       quick: given.quick,
       devices: Number(given.devices ?? (given.quick ? 300 : 10_000)),
       instructions: given.instructions && missing === undefined,
+      million: given.million,
+      seed: Number(given.seed),
       folder,
       server,
       peers,
       say,
     }
     /** @type {BenchResult} */
-    const { tables, charts, measured: values, checks, data } = await run(context)
+    const { tables, charts, files = {}, measured: values, checks, data } = await run(context)
     const mode = given.quick ? `${about}\n\nA quick run: too few samples to quote.` : about
     const svg = charts.length > 0 ? `${name}.svg` : undefined
     const page = markdownPage({ title, about: mode, machine: describeMachine(on), tables, chart: svg })
     if (svg !== undefined) write(svg, svgCharts(title, charts))
     write(`${name}.md`, page)
+    for (const [file, text] of Object.entries(files)) write(file, text)
     write(
       `${name}.json`,
       `${JSON.stringify({ bench: name, quick: given.quick, machine: on, measured: values, checks, data }, null, 1)}\n`,

@@ -1,5 +1,6 @@
 import {
   type Assignment,
+  type CertifiedAssignment,
   type Contact,
   createAssignment,
   createContact,
@@ -97,12 +98,21 @@ export class ProvisioningClient {
   }
 
   /**
+   * Registers the device and has a certificate issued for `csr` (preview).
+   *
+   * @beta
+   * @throws DpsError CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, whose `assignment` says where the device belongs
+   *   all the same; else as without
+   */
+  register(options: RegisterOptions & Required<Pick<RegisterOptions, 'csr'>>): Promise<CertifiedAssignment>
+  /**
    * Registers the device and waits until it is assigned to a hub. Each call is a registration of its own, which the
    * service bills.
    *
    * @throws DpsError whose `phase` says how far it came and whose `hint` says what to do. With a `csr` (preview) also
    *   CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, whose `assignment` says where the device belongs all the same
    */
+  register(options?: RegisterOptions): Promise<Assignment>
   async register(options: RegisterOptions = {}): Promise<Assignment> {
     refuseUnknown('', object('options', options), REGISTER_OPTIONS)
     const { payload, csr } = options

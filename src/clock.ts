@@ -35,3 +35,8 @@ export const systemClock: Clock = Object.freeze({
     return () => clearTimeout(timer)
   },
 })
+
+/** Calls `callback` after `ms` if the process has something else to do until then: it is not kept for this. */
+export const ifStillBusy = (ms: number, callback: () => void): void => {
+  setTimeout(callback, ms).unref()
+}

@@ -309,7 +309,7 @@ export const ERROR_CODES = facts({
   },
 })
 
-/** A stable, literal identifier of what went wrong. Never parse `message`; compare this. */
+/** A stable, literal identifier of what went wrong; `docs/errors.md` has each. Never parse `message`; compare this. */
 export type DpsErrorCode = keyof typeof ERROR_CODES
 
 export interface DpsErrorDetails {

@@ -1,4 +1,10 @@
-export type { Assignment, AssignmentConnection, Contact, RegistrationState } from './assignment/assignment.ts'
+export type {
+  Assignment,
+  AssignmentConnection,
+  CertifiedAssignment,
+  Contact,
+  RegistrationState,
+} from './assignment/assignment.ts'
 export { fileStore } from './assignment/file-store.ts'
 export {
   type HubAssignment,
@@ -25,7 +31,13 @@ export {
   inspectCredential,
 } from './credential/inspection.ts'
 export { type SasSignerOptions, type SymmetricKeyOptions, sasSigner, symmetricKey } from './credential/sas.ts'
-export { type X509Options, x509 } from './credential/x509.ts'
+export {
+  type X509CertificateOptions,
+  type X509KeyOptions,
+  type X509Options,
+  type X509Pkcs12Options,
+  x509,
+} from './credential/x509.ts'
 export {
   DpsError,
   type DpsErrorCode,
@@ -59,7 +71,7 @@ export type {
   TrustOptions,
   WaitForClockOptions,
 } from './options/options.ts'
-export type { RegistrationRecord } from './protocol/response.ts'
+export type { DeviceRegistration, RegistrationRecord } from './protocol/response.ts'
 export {
   type ProvisionedAssignment,
   type ProvisionMode,

@@ -1,6 +1,7 @@
 import type { AssignmentStore } from './assignment/store.ts'
 import { type Clock, systemClock } from './clock.ts'
-import { type Credential, constant, type Identity } from './credential/credential.ts'
+import type { Credential, Identity } from './credential/credential.ts'
+import { ofLineage } from './credential/material.ts'
 import { checkOptionNames } from './credential/source.ts'
 import { x509 } from './credential/x509.ts'
 import { DpsError } from './errors.ts'
@@ -10,7 +11,7 @@ import { isCredentialFailure } from './registration/fallback.ts'
 import { seal, unseal } from './sealed.ts'
 
 /** What the keeping of pairs is handed, since it comes with issuance alone and all of this is here already. */
-const KIT = { x509, constant, jsonObject, isCredentialFailure, seal, unseal }
+const KIT = { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal }
 
 export type PairKit = typeof KIT
 
@@ -79,9 +80,11 @@ export interface IssuedCertificateOptions {
  *
  * Key and certificate are one record, written as a whole: a process that dies at any point, or a power cut, leaves the one
  * before or the one after. A new pair is a candidate until `confirm` says that a hub has let the device in with it; `load`
- * gives it first, and the one before is kept. `connectHub` confirms by itself, and goes back, at once, where it is refused.
+ * gives it first, and the one before is kept. `connectHub` confirms by itself, and goes back, at once, where it is refused;
+ * where the connection ends otherwise, three times, it tries the one before as well, and the candidate is given up if that works.
  *
- * What the store does not take stays in memory and is written with the next change; the method rejects with STORE_FAILED.
+ * What the store does not take stays in memory and is written with the next change; the method rejects with STORE_FAILED. What
+ * it gives back no longer, or damaged, is as this process knew it last.
  */
 export interface IssuedCertificate extends Credential {
   /** @throws DpsError CREDENTIAL_NOT_ISSUED, phase `config`, before there is one; CREDENTIAL_UNREADABLE */

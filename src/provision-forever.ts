@@ -1,27 +1,25 @@
 import type { Assignment } from './assignment/assignment.ts'
 import { emitter, ProvisioningClient } from './client.ts'
-import { systemClock } from './clock.ts'
-import { DpsError } from './errors.ts'
+import { DpsError, type DpsPhase } from './errors.ts'
 import type { ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
-import { object } from './options/resolve.ts'
-import { backoffCeilingMs } from './registration/schedule.ts'
-
-/** Networks come back within minutes; a ceiling above that only makes the device late. */
-const UNREACHED = { baseDelayMs: 2000, maxDelayMs: 300_000, floorMs: 0 }
-
-/**
- * What a person has to mend takes longer, and every attempt is one that the service counts: at least a minute, and up to
- * an hour.
- */
-const REFUSED = { baseDelayMs: 300_000, maxDelayMs: 3_600_000, floorMs: 60_000 }
+import { object, resolveOptions } from './options/resolve.ts'
+import { delayMs, pauseMs } from './registration/schedule.ts'
 
 /**
  * Registers, however long it takes: for a device that boots before its network, its clock or its enrollment is there.
  *
- * Every attempt is a `register()` of a new client, bounded by `timeouts.totalMs`, and keeps nothing of the one before.
- * Between attempts it waits a uniform random time below a ceiling that doubles: up to 5 minutes while the service cannot
- * be reached or is busy, and between one minute and an hour once it, or the server's certificate, has been refused, since
- * an operator may yet mend that. `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
+ * Waits its part of `retry.startDelayMs` once, before the first attempt. Every attempt is a `register()` of a new client,
+ * bounded by `timeouts.totalMs`, and keeps nothing of the one before. Between attempts it waits a random time, uniform up to
+ * a ceiling:
+ *
+ * - Where the service cannot be reached or fails: 2 s, doubled with every failure up to 5 minutes.
+ * - Where it is over its quota (429), which ends an attempt at once unless `retry.maxThrottled` says otherwise: a quarter of
+ *   the time since the first attempt; at least a minute or a sixteenth of `startDelayMs`, at most an hour.
+ * - Where it, or the server's certificate, has been refused, since an operator may yet mend that: between a minute and five,
+ *   doubled up to an hour. Never before `startDelayMs` is over; and where it has been throttled before, not before as long
+ *   again as it has waited, a day at most.
+ *
+ * `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
  *
  * @throws DpsError CANCELLED when `signal` aborts, and every error of family `usage` that is not retryable: no wait mends a
  *   wrong option; with a `csr` also CERTIFICATE_NOT_ISSUED and ISSUED_CERTIFICATE_INVALID, since the device is assigned and
@@ -32,27 +30,34 @@ export async function provisionForever(
   { signal, ...call }: RegisterOptions = {},
 ): Promise<Assignment> {
   object('options', options)
-  const { clock = systemClock, onEvent } = options
+  const { retry, clock, onEvent } = resolveOptions(options)
   const emit = emitter(onEvent)
   const never = new AbortController().signal
-  const failures = { unreached: 0, refused: 0 }
+  const patient = {
+    ...options,
+    retry: { ...retry, maxThrottled: options.retry?.maxThrottled ?? 1, startDelayMs: 0 },
+  }
+  // What no wait mends is told before the first one.
+  new ProvisioningClient(patient)
+  const failed = { unreached: 0, refused: 0, throttled: false }
+  const sleep = (ms: number, phase: DpsPhase, attempts: number) =>
+    clock.sleep(ms, signal ?? never).catch((cause) => {
+      throw new DpsError('CANCELLED', phase, `cancelled by the caller after ${attempts} attempts`, { cause })
+    })
+  const startMs = delayMs({ reason: 'start' }, retry, clock.random())
+  if (startMs > 0) await sleep(startMs, 'config', 0)
+  const startedAt = clock.monotonic()
   for (let attempt = 1; ; attempt++) {
     try {
-      const client = new ProvisioningClient(options)
+      const client = new ProvisioningClient(patient)
       return await client.register(signal === undefined ? call : { ...call, signal })
     } catch (error) {
       if (!DpsError.is(error) || error.code === 'CANCELLED') throw error
       if ((error.family === 'usage' && !error.retryable) || error.assignment !== undefined) throw error
-      const pace = error.retryable ? UNREACHED : REFUSED
-      const count = ++failures[error.retryable ? 'unreached' : 'refused']
-      const floorMs = Math.max(pace.floorMs, error.retryAfterMs ?? 0)
-      const delayMs = Math.round(floorMs + clock.random() * backoffCeilingMs(count, pace))
-      emit({ type: 'attempt-failed', attempt, delayMs, error })
-      await clock.sleep(delayMs, signal ?? never).catch((cause) => {
-        throw new DpsError('CANCELLED', error.phase, `cancelled by the caller after ${attempt} attempts`, {
-          cause,
-        })
-      })
+      const waitedMs = clock.monotonic() - startedAt
+      const ms = pauseMs(error, failed, retry.startDelayMs, waitedMs, clock.random())
+      emit({ type: 'attempt-failed', attempt, delayMs: ms, error })
+      await sleep(ms, error.phase, attempt)
     }
   }
 }

@@ -202,19 +202,48 @@ export const TARGETS = [
       direction: /** @type {const} */ ('at least'),
     })),
   ),
+  ...['start-delay', 'defaults'].flatMap((policy) => {
+    const measure = (what) =>
+      `a million devices, worst of three scenarios, ${policy === 'defaults' ? 'defaults' : 'with the start delay'}: ${what}`
+    // Counted under a seed, not timed.
+    const gated = (target) => (policy === 'defaults' ? { target } : { target, gate: target })
+    return [
+      {
+        row: 16,
+        id: `fleet-${policy}-last`,
+        bench: 'fleet',
+        measure: measure('the last good device / what the quota allows'),
+        ...gated(1.1),
+      },
+      {
+        row: 16,
+        id: `fleet-${policy}-throttled`,
+        bench: 'fleet',
+        measure: measure('429s per device'),
+        ...gated(0.5),
+      },
+      {
+        row: 16,
+        id: `fleet-${policy}-starved`,
+        bench: 'fleet',
+        measure: measure('longest wait / median, 2 in an even stream'),
+        ...gated(2.5),
+      },
+    ]
+  }),
   ...[
     ['sas', 'SAS'],
     ['ec', 'EC P-256'],
   ].flatMap(([key, name]) => [
     {
-      row: 16,
+      row: 17,
       id: `many-${key}`,
       bench: 'many',
       measure: `registrations per CPU second, many devices from one process, ours / Microsoft's client, ${name}`,
       direction: /** @type {const} */ ('at least'),
     },
     {
-      row: 16,
+      row: 17,
       id: `many-rss-${key}`,
       bench: 'many',
       measure: `RSS growth from the first fifth of many devices to the last, ${name}`,

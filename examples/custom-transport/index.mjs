@@ -1,4 +1,14 @@
 // A device registers over a transport of its own, which then is held against the contract.
+//
+//   ✓ tcp          39.5 ms   connected
+//   ✓ tls           9.4 ms   chain, name and suite verified
+//   ✓ register     15.8 ms   registration accepted
+//   … assigning  asking again in 2.1 s
+//   ✓ poll          3.0 ms   operation finished
+//   valve-0011 is device valve-0011 of contoso-hub-west.azure-devices.net
+//   TLSv1.2, ECDHE-RSA-AES256-GCM-SHA384, X25519
+//   validated by "Emulator Root 1"; 5 round trips, 2147 ms in all
+//   and its transport keeps the contract: 50 of 50 sentences
 
 import { ProvisioningClient, symmetricKey } from 'dps-device-client'
 import { generateSymmetricKey } from 'dps-device-client/emulator'

@@ -1,5 +1,12 @@
 // A gateway that runs for years: it boots without a network, provisions itself, sends readings, and outlives `kill -9`, a
 // replaced certificate (`systemctl reload gateway`) and a move to another hub. gateway.service starts it.
+//
+//   fallback {"error":"DpsError: global.azure-devices-provisioning.net (127.0.0.1) port 42215 ended the connection before …"}
+//   connected {"hub":"contoso-hub-east.azure-devices.net"}
+//   command {"body":"open"}
+//   reload
+//   connected {"hub":"contoso-hub-east.azure-devices.net"}
+//   stop
 
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { loadavg } from 'node:os'

@@ -2,6 +2,18 @@
 // process each time, about once per connection.
 //
 // Needs on Debian: swtpm, tpm2-tools.
+//
+//   ✓ tcp           4.8 ms   connected
+//   ✓ tls          12.5 ms   chain, name and suite verified
+//   tpm2_hmac -c 0x81010001 -g sha256
+//   ✓ connect      48.4 ms   identity accepted
+//   ✓ subscribe     0.9 ms   listening for replies
+//   ✓ register      7.6 ms   registration accepted
+//   … assigning  asking again in 2.2 s
+//   ✓ poll          7.4 ms   operation finished
+//   meter-0815 is device meter-0815 of contoso-hub-east.azure-devices.net
+//   TLSv1.2, ECDHE-RSA-AES256-GCM-SHA384, X25519
+//   validated by "Emulator Root 1"; 7 round trips, 2248 ms in all
 
 import { execFile, execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

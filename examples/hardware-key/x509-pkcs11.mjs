@@ -2,6 +2,18 @@
 // never leaves: the client asks for a signature in the handshake, and TLS with all of its checks stays in the client.
 //
 // Needs on Debian: softhsm2, opensc, libengine-pkcs11-openssl.
+//
+//   node --openssl-config=openssl.cnf device.mjs
+//   ✓ tcp          16.2 ms   connected
+//   ✓ tls          12.1 ms   chain, name and suite verified
+//   ✓ connect       7.5 ms   identity accepted
+//   ✓ subscribe     1.3 ms   listening for replies
+//   ✓ register      3.2 ms   registration accepted
+//   … assigning  asking again in 2.2 s
+//   ✓ poll          3.4 ms   operation finished
+//   press-0043 is device press-0043 of contoso-hub-west.azure-devices.net
+//   TLSv1.2, ECDHE-RSA-AES256-GCM-SHA384, X25519
+//   validated by "Emulator Root 1"; 7 round trips, 2233 ms in all
 
 import { execFileSync, spawn } from 'node:child_process'
 import { createPublicKey, randomBytes } from 'node:crypto'

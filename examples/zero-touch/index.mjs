@@ -31,7 +31,7 @@ const keys = emulator.enrollments.addIndividual({
   attestation: { symmetricKey: {} },
   issuance: { lifetimeMs },
 })
-const bootstrap = symmetricKey({ registrationId, key: keys?.primaryKey ?? '' })
+const bootstrap = symmetricKey({ registrationId, key: keys.primaryKey })
 
 // On the device: what it has to keep. Files that only it can read, each replaced at one stroke.
 const folder = mkdtempSync(join(tmpdir(), 'zero-touch-'))

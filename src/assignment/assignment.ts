@@ -15,6 +15,15 @@ export interface Assignment extends DeviceRegistration {
   readonly connection: AssignmentConnection
 }
 
+/**
+ * An assignment that came with a certificate (preview).
+ *
+ * @beta
+ */
+export interface CertifiedAssignment extends Assignment {
+  readonly issuedCertificateChain: readonly string[]
+}
+
 export interface AssignmentConnection extends ConnectionFacts {
   /** Milliseconds per phase, summed over retries, and `total`. */
   readonly timingsMs: PhaseTimings

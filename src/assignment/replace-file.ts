@@ -38,8 +38,13 @@ export async function readBounded(file: string): Promise<Uint8Array | undefined>
   try {
     const stats = await handle.stat()
     if (!stats.isFile()) throw failed(`${file} is not a regular file`)
-    if (stats.size > MAX_RECORD_BYTES) throw failed(`${file} is larger than 1 MiB, so it is no record`)
-    return await handle.readFile()
+    // A file of the kernel says that it has no size, and another may grow.
+    const record = Buffer.alloc(Math.min(stats.size || MAX_RECORD_BYTES, MAX_RECORD_BYTES) + 1)
+    let length = 0
+    for (let more = 1; more > 0 && length < record.length; length += more)
+      more = (await handle.read(record, length, record.length - length)).bytesRead
+    if (length > MAX_RECORD_BYTES) throw failed(`${file} is larger than 1 MiB, so it is no record`)
+    return record.subarray(0, length)
   } finally {
     await handle.close()
   }

@@ -38,8 +38,8 @@ export async function perform(
 ): Promise<ExitCode> {
   hold(handed)
   const known = verbs()
-  const asksHelp = args.includes('--help') || args[0] === 'help' || args[0] === '-h'
-  const words = args.filter((arg) => arg !== 'help' && arg !== '-h')
+  const asksHelp = args[0] === 'help' || args.some((arg) => arg === '--help' || arg === '-h')
+  const words = args.filter((arg, i) => arg !== '-h' && (i > 0 || arg !== 'help'))
   const [first, second] = words
   if (first === undefined || first === '--help') {
     output.result(overview(known))

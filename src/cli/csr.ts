@@ -2,7 +2,7 @@ import { createPrivateKey, type KeyObject } from 'node:crypto'
 import { unlinkSync } from 'node:fs'
 import type { CreateCsrOptions } from '../factory/index.ts'
 import { FORCE, OUT } from './derive-key.ts'
-import { writePrivate } from './files.ts'
+import { outOf, writePrivate } from './files.ts'
 import { kit } from './kit.ts'
 import type { Options } from './options.ts'
 import { optionsOf, type Verb } from './verb.ts'
@@ -47,7 +47,8 @@ new file that only this user may read, and over no file that is there. With --ke
   run: (options, output) =>
     kit.perform(options, output, async () => {
       const registrationId = kit.text(options, 'registration-id')
-      const [keyOut, out] = [kit.text(options, 'key-out'), kit.text(options, 'out')]
+      const keyOut = kit.text(options, 'key-out')
+      const out = outOf(options, ['key', 'key-out', 'key-passphrase-file'])
       const given = options.get('key')
       if (registrationId === undefined) throw kit.usage('--registration-id is missing: it becomes the CN')
       if (given === undefined && keyOut === undefined) {

@@ -1,4 +1,4 @@
-import { writePrivate } from './files.ts'
+import { outOf, writePrivate } from './files.ts'
 import { kit } from './kit.ts'
 import type { OptionSpec } from './options.ts'
 import { optionsOf, type Verb } from './verb.ts'
@@ -42,13 +42,13 @@ The registration id counts letter by letter, and by case: it must be spelt as th
   run: (options, output) =>
     kit.perform(options, output, async () => {
       const registrationId = kit.text(options, 'registration-id')
+      const out = outOf(options, ['group-key-file'])
       const groupKey = kit.secretOf(options, 'group-key', 'SAS_KEY_INVALID')
       if (registrationId === undefined) throw kit.usage('--registration-id is missing: whose key it will be')
       if (groupKey === undefined)
         throw kit.usage('--group-key-file is missing: the key of the enrollment group')
       const { deriveDeviceKey } = await import('../factory/index.ts')
       const key = await deriveDeviceKey({ groupKey, registrationId })
-      const out = kit.text(options, 'out')
       if (out !== undefined) writePrivate(out, '--out', `${key}\n`, kit.flag(options, 'force'))
       if (kit.flag(options, 'json')) {
         output.result(JSON.stringify({ registrationId, ...(out === undefined ? { key } : { file: out }) }))

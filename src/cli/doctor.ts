@@ -24,7 +24,7 @@ const MORE: readonly OptionSpec[] = [
   {
     name: 'factory',
     kind: 'flag',
-    help: 'for the factory: needs a credential, and ends with MQTT CONNECT; nothing is registered',
+    help: 'for the factory: needs a credential, and ends once the service let it in; nothing is registered',
   },
   { name: 'strict', kind: 'flag', help: 'warnings count too: exit code 9' },
   {

@@ -13,18 +13,26 @@ export const EXIT = {
   service: 8,
   warnings: 9,
   some: 10,
+  hungUp: 129,
   interrupted: 130,
   terminated: 143,
 } as const
 
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT]
 
+/** As a shell counts them: 128 and the number of the signal. */
+export const EXIT_OF_SIGNAL = {
+  SIGHUP: EXIT.hungUp,
+  SIGINT: EXIT.interrupted,
+  SIGTERM: EXIT.terminated,
+} as const
+
 /** For the help, in the order of the flow. */
 export const EXIT_CODES: readonly (readonly [ExitCode, string])[] = [
   [EXIT.ok, 'done'],
   [EXIT.unexpected, 'a fault of this program'],
   [EXIT.usage, 'an option is missing, unknown or wrong'],
-  [EXIT.config, 'a certificate, a key, a root or a file cannot be used as it is'],
+  [EXIT.config, 'a certificate, a key, a root or a file cannot be used as it is; or output is lost'],
   [EXIT.clock, 'the clock, or the dates of the device certificate'],
   [EXIT.network, 'the network: name, route, proxy, TCP'],
   [EXIT.tls, 'TLS: the server is not trusted, or the handshake failed'],
@@ -32,6 +40,7 @@ export const EXIT_CODES: readonly (readonly [ExitCode, string])[] = [
   [EXIT.service, 'the service failed, fell silent or answered nonsense'],
   [EXIT.warnings, 'warnings, where --strict counts them'],
   [EXIT.some, 'some devices of a list could not be registered'],
+  [EXIT.hungUp, 'the terminal was closed (SIGHUP)'],
   [EXIT.interrupted, 'interrupted (SIGINT, Ctrl-C)'],
   [EXIT.terminated, 'terminated (SIGTERM)'],
 ]

@@ -11,11 +11,21 @@ import { register } from './register.ts'
 /** The whole command: what `args` ask for, done; resolves to the exit code when nothing is left running. */
 export async function main(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<ExitCode> {
   const output = await openOutput(environment)
+  const code = await attempt(args, environment, output)
+  return code === EXIT.ok && output.lost ? EXIT.config : code
+}
+
+async function attempt(
+  args: readonly string[],
+  environment: NodeJS.ProcessEnv,
+  output: Output,
+): Promise<ExitCode> {
   try {
     return await run(args, environment, output)
   } catch (error) {
     // What is wrong with the options is not known to want JSON by its own option.
-    const json = args.includes('--json') || /^(?:1|true)$/.test(environment.DPS_JSON ?? '')
+    const json =
+      args.some((arg) => /^--json(?:=1|=true)?$/.test(arg)) || /^(?:1|true)$/.test(environment.DPS_JSON ?? '')
     if (DpsError.is(error)) {
       if (json) output.result(errorJson(error))
       else output.note(describeError(error, output))
@@ -41,7 +51,7 @@ async function run(
     output.result(version)
     return EXIT.ok
   }
-  if (name === 'register' && !args.includes('--help')) {
+  if (name === 'register' && !args.some((arg) => arg === '--help' || arg === '-h')) {
     return register(resolveOptions(REGISTER_OPTIONS, rest, environment, read), output)
   }
   // Everything else is in a file of its own, which a registration does not load.

@@ -97,7 +97,7 @@ export const REGISTER_OPTIONS: readonly OptionSpec[] = [
     kind: 'list',
     value: 'FILE',
     separator: PATHS,
-    help: 'a further root to trust, PEM; may be repeated',
+    help: `a further root to trust, PEM; may be repeated, and in the environment several are parted by ${PATHS}`,
   },
   {
     name: 'payload',
@@ -271,7 +271,8 @@ function fromFile(specs: readonly OptionSpec[], path: string, text: string): Map
   const file = printable(path, 120)
   let content: unknown
   try {
-    content = JSON.parse(text)
+    // Editors of Windows begin a file with a mark of its encoding (RFC 8259 section 8.1 lets it be ignored).
+    content = JSON.parse(text.replace(/^\uFEFF/, ''))
   } catch {
     // The reason that JSON.parse gives quotes the text.
     throw usage(`${file} is not JSON`)

@@ -12,6 +12,8 @@ const STDERR = 2
 const MAX_PAUSES = 500
 
 export interface Output {
+  /** Whether some of what was to be on standard output is not there, though somebody may be waiting for it. */
+  readonly lost: boolean
   /** The result, or the error where `--json` asks for it there. */
   result(text: string): void
   /** For people. */
@@ -33,6 +35,7 @@ export async function openOutput(environment: NodeJS.ProcessEnv): Promise<Output
   // https://no-color.org
   const colour = (environment.NO_COLOR ?? '') === '' && environment.TERM !== 'dumb'
   let shown = false
+  let lost: string | undefined
   const clear = () => {
     if (shown) write(STDERR, '\r\x1b[K')
     shown = false
@@ -40,9 +43,15 @@ export async function openOutput(environment: NodeJS.ProcessEnv): Promise<Output
   const paint = (on: boolean, code: number) => (text: string) =>
     on && colour ? `\x1b[${code}m${text}\x1b[0m` : text
   return {
+    get lost() {
+      return lost !== undefined
+    },
     result: (text) => {
       clear()
-      write(STDOUT, `${text}\n`)
+      if (lost !== undefined) return
+      lost = write(STDOUT, `${text}\n`)
+      if (lost !== undefined)
+        write(STDERR, `standard output could not be written (${lost}): what is there is not whole\n`)
     },
     note: (text) => {
       clear()
@@ -70,18 +79,27 @@ async function isTerminal(fd: number): Promise<boolean> {
   }
 }
 
-/** All of it, before anything else happens: nothing is lost where the process ends next. */
-function write(fd: number, text: string): void {
+/** Nobody reads: that is no failure of the registration. */
+const UNREAD = ['EPIPE', 'EIO', 'EBADF']
+
+/**
+ * All of it, before anything else happens: nothing is lost where the process ends next.
+ *
+ * @returns what kept it from being written: a disk that is full, or a reader that stands still
+ */
+function write(fd: number, text: string): string | undefined {
   let bytes = Buffer.from(text)
   for (let pauses = 0; bytes.length > 0; ) {
     try {
       bytes = bytes.subarray(writeSync(fd, bytes))
     } catch (error) {
-      // Nobody reads: that is no failure of the registration.
-      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN' || ++pauses > MAX_PAUSES) return
+      const { code = 'unknown error' } = error as NodeJS.ErrnoException
+      if (UNREAD.includes(code)) return undefined
+      if (code !== 'EAGAIN' || ++pauses > MAX_PAUSES) return code
       pause(10)
     }
   }
+  return undefined
 }
 
 /** A few lines for people. */

@@ -4,7 +4,7 @@ import type { symmetricKey } from '../credential/sas.ts'
 import type { x509 } from '../credential/x509.ts'
 import { DpsError, type DpsErrorCode } from '../errors.ts'
 import type { ProvisioningClientOptions, RegisterOptions, TrustOptions } from '../options/options.ts'
-import { EXIT, type ExitCode, exitCodeOf } from './exit-codes.ts'
+import { EXIT, EXIT_OF_SIGNAL, type ExitCode, exitCodeOf } from './exit-codes.ts'
 import { lineOf, readInput } from './input.ts'
 import { type Options, unknown, usage } from './options.ts'
 import { describeError, errorJson, type Output } from './output.ts'
@@ -18,6 +18,8 @@ interface Library {
 const TRANSPORTS = ['mqtt', 'mqtt-ws', 'https'] as const
 export type TransportName = (typeof TRANSPORTS)[number]
 
+const SIGNALS = Object.keys(EXIT_OF_SIGNAL) as NodeJS.Signals[]
+
 /**
  * Does what a command is there for, and returns its exit code: a DpsError becomes a message and the code of its stage.
  * `work` calls `listen` when it has read what it needs: from then on the first signal aborts, and a second one is not for
@@ -30,23 +32,25 @@ export async function perform(
 ): Promise<ExitCode> {
   const controller = new AbortController()
   let interrupted: ExitCode | undefined
-  const SIGNALS = ['SIGINT', 'SIGTERM'] as const
   const onSignal = (signal: NodeJS.Signals) => {
     for (const name of SIGNALS) process.removeListener(name, onSignal)
-    interrupted = signal === 'SIGINT' ? EXIT.interrupted : EXIT.terminated
+    interrupted = EXIT_OF_SIGNAL[signal as keyof typeof EXIT_OF_SIGNAL]
     controller.abort()
   }
   try {
-    return await work(() => {
+    const code = await work(() => {
       for (const name of SIGNALS) process.on(name, onSignal)
       return controller.signal
     })
+    return interrupted === EXIT.hungUp ? interrupted : code
   } catch (error) {
     if (!DpsError.is(error)) throw error
     output.clear()
     if (flag(options, 'json')) output.result(errorJson(error))
     else output.note(describeError(error, output))
-    return error.code === 'CANCELLED' ? (interrupted ?? EXIT.unexpected) : exitCodeOf(error)
+    return error.code === 'CANCELLED' || interrupted === EXIT.hungUp
+      ? (interrupted ?? EXIT.unexpected)
+      : exitCodeOf(error)
   } finally {
     for (const name of SIGNALS) process.removeListener(name, onSignal)
   }

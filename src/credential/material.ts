@@ -1,6 +1,6 @@
 import type { X509Certificate } from 'node:crypto'
 import { mayAuthenticate, renewAtMs, WEAK_SIGNATURES } from './certificate.ts'
-import type { Credential, Identity } from './credential.ts'
+import { type Credential, constant, type Identity } from './credential.ts'
 import type { SasSignerOptions, SymmetricKeyOptions } from './sas.ts'
 import { Secret } from './secret.ts'
 import { copyOf } from './source.ts'
@@ -57,6 +57,13 @@ export function judge(
   const renewals = periods.map(({ fromMs, untilMs }) => renewAtMs(fromMs, untilMs))
   standings.set(identity, { isSuspicious, renewAtMs: Math.min(...renewals) })
   return identity
+}
+
+/** An identity that assignments stay bound to through others of the same lineage; what was noted of it is of this one too. */
+export function ofLineage(identity: Identity, lineage: string): Identity {
+  const own = constant({ ...identity, lineage })
+  standings.set(own, standings.get(identity)!)
+  return own
 }
 
 /** The extension is its OID, perhaps `critical`, and a bit string in an octet string (RFC 5280 4.2.1.3). */

@@ -13,6 +13,8 @@ export class OrderedCredentials {
   readonly #all: readonly Credential[]
   /** Whether several were asked for: then the index of the one that was used is told. */
   readonly isList: boolean
+  /** Whether somebody keeps up the one that is issued. */
+  isRenewed = false
   /** Undefined where the last reading failed. */
   readonly #read: (Identity | undefined)[] = []
   /** Those that were never read. */
@@ -96,8 +98,8 @@ export class OrderedCredentials {
 
   /** What is doubtful in it now and has not been said before; what looks well costs a comparison. Never rejects. */
   async newDoubts(identity: Identity, now: number): Promise<readonly string[]> {
-    // What is renewed by itself was looked at when it came.
-    if (identity.lineage !== undefined) return []
+    // What is renewed by itself was looked at when it came, and its end is no news.
+    if (this.isRenewed && identity.lineage !== undefined) return []
     const doubt = doubtAbout(identity, now)
     const isNew = (subject: string) => this.#isNew(`${identity.fingerprint} ${subject}`)
     if (doubt === '' || !isNew(doubt)) return []

@@ -282,7 +282,13 @@ export function checkIterations(pem: string, field: string): void {
   let parameters = childrenOf(childrenOf(algorithm)[1])
   if (parameters[0]?.tag === SEQUENCE) parameters = childrenOf(childrenOf(parameters[0])[1])
   const count = parameters[1]
-  if (count?.tag !== INTEGER || count.content.length === 0) return
+  // OpenSSL reads BER too, and would do whatever number of iterations is hidden in that.
+  if (count?.tag !== INTEGER || count.content.length === 0) {
+    throw unreadable(
+      field,
+      'is encrypted in a way that is not read here: PKCS#8 in DER, by PBES1 or PBES2, is',
+    )
+  }
   const { content } = count
   if (content.length <= 6 && content.readUIntBE(0, content.length) <= MAX_ITERATIONS) return
   throw unreadable(field, 'asks for more iterations of its key derivation than any program writes')

@@ -19,29 +19,26 @@ import {
 
 const HMAC_SHA256_BYTES = 32
 
-interface SymmetricKeyBase {
+/** Exactly one of `key` and `keyFile`. */
+export type SymmetricKeyOptions = {
   /** The registration id of the individual enrollment, or of this device within its enrollment group. */
   registrationId: string
-}
-
-/** Exactly one of `key` and `keyFile`. */
-export type SymmetricKeyOptions = SymmetricKeyBase &
-  (
-    | {
-        /**
-         * The device's own key: canonical base64 of 16 to 64 bytes. A function is asked again for every connection, so
-         * a rotated key needs no restart. Never the key of an enrollment group: derive the device key from it in the
-         * factory (`deriveDeviceKey`).
-         */
-        key: Readable<string>
-        keyFile?: undefined
-      }
-    | {
-        /** A file that holds the key, and at most one line break after it; read again for every connection. */
-        keyFile: string | URL
-        key?: undefined
-      }
-  )
+} & (
+  | {
+      /**
+       * The device's own key: canonical base64 of 16 to 64 bytes. A function is asked again for every connection, so
+       * a rotated key needs no restart. Never the key of an enrollment group: derive the device key from it in the
+       * factory (`deriveDeviceKey`).
+       */
+      key: Readable<string>
+      keyFile?: undefined
+    }
+  | {
+      /** A file that holds the key, and at most one line break after it; read again for every connection. */
+      keyFile: string | URL
+      key?: undefined
+    }
+)
 
 export interface SasSignerOptions {
   /** The registration id of the individual enrollment, or of this device within its enrollment group. */

@@ -31,13 +31,8 @@ const MAX_IDENTITIES = 64
 /** By all of their content: a credential that is made anew for every connection is not parsed anew. */
 const identities = new LruMap<Identity>(MAX_IDENTITIES)
 
-interface X509Base {
-  /** The registration id the certificate is expected to carry, in any letter case. Default: not compared. */
-  registrationId?: string
-}
-
 /** Exactly one of `cert` and `certFile`. */
-type X509CertificateOptions =
+export type X509CertificateOptions =
   | {
       /**
        * The device certificate and the intermediates that issued it: PEM text or bytes, DER bytes, or a list of those.
@@ -54,7 +49,7 @@ type X509CertificateOptions =
     }
 
 /** `key`, `keyFile`, or `privateKeyEngine` with `privateKeyIdentifier`. */
-type X509KeyOptions =
+export type X509KeyOptions =
   | {
       /**
        * The private key of the device certificate: PEM (PKCS#8, PKCS#1, SEC1) or DER. EC P-256 is recommended; EC P-384,
@@ -91,7 +86,7 @@ type X509KeyOptions =
     }
 
 /** Certificates and key in one: `pkcs12` or `pkcs12File`, in place of all others. */
-type X509Pkcs12Options = (
+export type X509Pkcs12Options = (
   | {
       /**
        * A PKCS#12 bundle (.pfx, .p12) with one private key, its certificate and the intermediates: bytes, or a function that
@@ -110,11 +105,13 @@ type X509Pkcs12Options = (
   passphrase?: string
 } & { [Name in keyof (X509CertificateOptions & X509KeyOptions) as Exclude<Name, 'passphrase'>]?: undefined }
 
-export type X509Options = X509Base &
-  (
-    | (X509CertificateOptions & X509KeyOptions & { pkcs12?: undefined; pkcs12File?: undefined })
-    | X509Pkcs12Options
-  )
+export type X509Options = {
+  /** The registration id the certificate is expected to carry, in any letter case. Default: not compared. */
+  registrationId?: string
+} & (
+  | (X509CertificateOptions & X509KeyOptions & { pkcs12?: undefined; pkcs12File?: undefined })
+  | X509Pkcs12Options
+)
 
 /**
  * A device that authenticates with its X.509 certificate. The registration id is the CN of that certificate.

@@ -57,13 +57,11 @@ export interface EnrollmentGroup extends EnrollmentPolicy {
 /** Names one enrollment. */
 export type EnrollmentRef = { readonly registrationId: string } | { readonly groupId: string }
 
-interface Description {
+/** An enrollment as listed: no keys. */
+export type EnrollmentInfo = EnrollmentRef & {
   readonly attestation: 'symmetricKey' | 'x509'
   readonly enabled: boolean
 }
-
-/** An enrollment as listed: no keys. */
-export type EnrollmentInfo = EnrollmentRef & Description
 
 /** The keys of a new enrollment, as given or as generated. */
 export interface EnrollmentKeys {
@@ -76,16 +74,20 @@ export interface Enrollments {
   /**
    * Enrolls one device, replacing an enrollment of the same registration id.
    *
-   * @returns the symmetric keys, or undefined for X.509
+   * @returns the symmetric keys
    * @throws DpsError OPTION_INVALID, phase `config`
    */
+  addIndividual(enrollment: IndividualEnrollment & { attestation: SymmetricKeyAttestation }): EnrollmentKeys
+  /** With X.509 there are no keys to return. */
   addIndividual(enrollment: IndividualEnrollment): EnrollmentKeys | undefined
   /**
    * Enrolls a group, replacing one of the same id.
    *
-   * @returns the symmetric keys, from which device keys are derived, or undefined for X.509
+   * @returns the symmetric keys, from which device keys are derived
    * @throws DpsError OPTION_INVALID, phase `config`
    */
+  addGroup(group: EnrollmentGroup & { attestation: SymmetricKeyAttestation }): EnrollmentKeys
+  /** With X.509 there are no keys to return. */
   addGroup(group: EnrollmentGroup): EnrollmentKeys | undefined
   /** False if there was none. */
   remove(ref: EnrollmentRef): boolean
@@ -144,6 +146,8 @@ export class EnrollmentBook implements Enrollments {
   readonly #byCaSubject = new Map<string, EnrollmentRecord[]>()
   readonly #keyGroups = new Set<EnrollmentRecord>()
 
+  addIndividual(enrollment: IndividualEnrollment & { attestation: SymmetricKeyAttestation }): EnrollmentKeys
+  addIndividual(enrollment: IndividualEnrollment): EnrollmentKeys | undefined
   addIndividual(enrollment: IndividualEnrollment): EnrollmentKeys | undefined {
     const { registrationId, attestation } = enrollment
     if (typeof registrationId !== 'string' || !REGISTRATION_ID.test(registrationId)) {
@@ -173,6 +177,8 @@ export class EnrollmentBook implements Enrollments {
     return keys
   }
 
+  addGroup(group: EnrollmentGroup & { attestation: SymmetricKeyAttestation }): EnrollmentKeys
+  addGroup(group: EnrollmentGroup): EnrollmentKeys | undefined
   addGroup(group: EnrollmentGroup): EnrollmentKeys | undefined {
     const { groupId, attestation } = group
     if (typeof groupId !== 'string' || groupId.length === 0) {

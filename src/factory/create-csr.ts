@@ -50,6 +50,10 @@ export interface CertificateSigningRequest {
   readonly publicKey: string
 }
 
+/** A certificate signing request for a new key, which comes with it. @throws DpsError OPTION_INVALID, phase `config` */
+export function createCsr(
+  options: CreateCsrOptions & { key?: undefined },
+): Promise<CertificateSigningRequest & { readonly key: string }>
 /**
  * A certificate signing request (PKCS#10, RFC 2986) for `register({ csr })`: its subject is one CN, the registration id,
  * and it has no attributes, since the service asks for no more. Signed with SHA-384 for EC P-384, else with SHA-256.
@@ -60,6 +64,7 @@ export interface CertificateSigningRequest {
  *
  * @throws DpsError OPTION_INVALID, CREDENTIAL_UNREADABLE, CREDENTIAL_KEY_UNSUPPORTED or SIGNER_FAILED, phase `config`
  */
+export function createCsr(options: CreateCsrOptions): Promise<CertificateSigningRequest>
 export async function createCsr(options: CreateCsrOptions): Promise<CertificateSigningRequest> {
   const { makeCsr } = await import('../issuance.ts')
   return makeCsr(options)

@@ -137,7 +137,7 @@ class Questions {
  *   between one minute and an hour where either of the two refuses.
  * - With `issuance` it registers with a certificate signing request where there is no certificate that can be used, and stays
  *   with the hub by the certificate that came. From about 80 % of its life on it asks the hub for the next one, or, where the
- *   hub issues none, the provisioning service; attempts come closer as the end does. The new one is used by a planned reconnect,
+ *   hub issues none or has not until the last 5 %, the provisioning service; attempts come closer as the end does. The new one is used by a planned reconnect,
  *   for which messages wait and none is lost; where the hub refuses it the device is back with the one before at once. One that
  *   has ended, or that the hub takes no longer, is replaced by a registration with the bootstrap credential, which is billed:
  *   at once, and where it was in vain an hour later. Each step is told by an event `certificate-…`.
@@ -188,6 +188,7 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
   // What the hub has read of one that is for both need not be read again.
   const credentials: OrderedCredentials =
     lifecycle === undefined ? settings.credentials : OrderedCredentials.of(provisioning.credential)
+  credentials.isRenewed = lifecycle !== undefined
   const questions = new Questions()
   let fresh = false
   let contactMs = 0

@@ -63,11 +63,21 @@ export interface RetryOptions {
    * of the step starts the count again. 1 means no retry. Default 8.
    */
   maxAttempts?: number
+  /**
+   * Of those, how many registration requests in a row may be answered that the service is over its quota (429). Default
+   * as `maxAttempts`; 1 in `provisionForever`, which then waits longer, and without a connection.
+   */
+  maxThrottled?: number
   /** First back-off ceiling, ms. Each further failure doubles it; the delay is uniform between 0 and it. Default 1 000. */
   baseDelayMs?: number
   /** Largest back-off ceiling, ms. Jitter stays full at it, because that is when a fleet is in step. Default 60 000. */
   maxDelayMs?: number
-  /** Uniform random wait before the first packet, ms: for devices that power up together. Default 0. */
+  /**
+   * Uniform random wait before the first packet, ms: for devices that power up together. In `register` it is part of
+   * `timeouts.totalMs`; `provisionForever` waits it once, beside that limit, and takes it for the time in which the fleet
+   * gets through: a device that is refused lets it pass. 63 ms for each device of the fleet suit the service's quota of
+   * 1 000 a minute. Default 0.
+   */
   startDelayMs?: number
   /** Gap before the next status request where the service names none, and never less than this, ms. Default 2 000. */
   pollIntervalMs?: number

@@ -69,6 +69,7 @@ const TIMEOUTS = {
 
 const RETRY = {
   maxAttempts: 8,
+  maxThrottled: 8,
   baseDelayMs: 1000,
   maxDelayMs: 60_000,
   startDelayMs: 0,
@@ -113,8 +114,11 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     if (typeof clock[method] !== 'function') throw invalid('clock', `must have the method ${method}`)
   }
   const timeouts = numbers('timeouts', options.timeouts, TIMEOUTS, 1)
-  const retry = numbers('retry', options.retry, RETRY, 0)
-  if (retry.maxAttempts < 1) throw invalid('retry.maxAttempts', 'must be at least 1')
+  const given = numbers('retry', options.retry, RETRY, 0)
+  const retry = Object.freeze({ ...given, maxThrottled: options.retry?.maxThrottled ?? given.maxAttempts })
+  for (const name of ['maxAttempts', 'maxThrottled'] as const) {
+    if (retry[name] < 1) throw invalid(`retry.${name}`, 'must be at least 1')
+  }
   const idScope = checkIdScope(options.idScope)
   const host = hostName('host', options.host ?? DEFAULT_HOST)
   return Object.freeze({

@@ -258,11 +258,7 @@ export function jsonObject(bytes: Uint8Array): Json {
 /** The same for any value. */
 export function jsonValue(bytes: Uint8Array): unknown {
   try {
-    const json = UTF8.decode(bytes)
-    // An own property of this name survives JSON.parse and poisons the first merge it meets in the application.
-    return json.includes('__proto__') || json.includes('\\u')
-      ? JSON.parse(json, withoutProto)
-      : JSON.parse(json)
+    return harmlessJson(bytes)
   } catch (cause) {
     throw malformed('is not JSON in UTF-8', cause)
   }
@@ -277,8 +273,19 @@ export function tryJsonObject(bytes: Uint8Array): Json {
   }
 }
 
-function withoutProto(key: string, value: unknown): unknown {
-  return key === '__proto__' ? undefined : value
+/**
+ * JSON in UTF-8, without what would poison the first merge that it meets in the application: `__proto__`, which survives
+ * JSON.parse as an own property, and an object as `constructor`, which leads on to the prototype of all.
+ *
+ * @throws TypeError or SyntaxError
+ */
+export function harmlessJson(bytes: Uint8Array): unknown {
+  const json = UTF8.decode(bytes)
+  return /__proto__|constructor|\\u/.test(json) ? JSON.parse(json, withoutPoison) : JSON.parse(json)
+}
+
+function withoutPoison(key: string, value: unknown): unknown {
+  return key === '__proto__' || (key === 'constructor' && isObject(value)) ? undefined : value
 }
 
 function isObject(value: unknown): value is Json {

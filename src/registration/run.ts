@@ -140,13 +140,13 @@ class Call {
 
   async #drive(): Promise<CallResult> {
     const { step, retry } = this.#plan
-    let [state, effect] = transition({ name: 'idle', step }, { name: 'start' }, retry.maxAttempts)
+    let [state, effect] = transition({ name: 'idle', step }, { name: 'start' }, retry)
     for (;;) {
       if (effect.name === 'reject') {
         if (this.#stop !== undefined) throw effect.error
         this.#emit(this.#turns.next(await this.#explained(effect.error)))
         await this.#close()
-        ;[state, effect] = transition({ name: 'idle', step }, { name: 'start-again' }, retry.maxAttempts)
+        ;[state, effect] = transition({ name: 'idle', step }, { name: 'start-again' }, retry)
         continue
       }
       if (effect.name === 'resolve') {
@@ -156,7 +156,7 @@ class Call {
       }
       const event = await this.#perform(effect)
       if ('error' in event) this.#lastError = event.error
-      ;[state, effect] = transition(state, event, retry.maxAttempts)
+      ;[state, effect] = transition(state, event, retry)
     }
   }
 

@@ -1,3 +1,4 @@
+import type { DpsError } from '../errors.ts'
 import type { ResolvedRetry } from '../options/resolve.ts'
 import type { Wait } from './state.ts'
 
@@ -31,4 +32,66 @@ export function backoffCeilingMs(
   retry: Pick<ResolvedRetry, 'baseDelayMs' | 'maxDelayMs'>,
 ): number {
   return Math.min(retry.maxDelayMs, retry.baseDelayMs * 2 ** Math.min(failures - 1, 40))
+}
+
+interface Pace {
+  readonly baseDelayMs: number
+  readonly maxDelayMs: number
+}
+
+/** Networks come back within minutes; a ceiling above that only makes the device late. */
+const UNREACHED: Pace = { baseDelayMs: 2000, maxDelayMs: 300_000 }
+
+/**
+ * What a person has to mend takes longer, and every attempt is one that the service counts: at least a minute, and up to
+ * an hour.
+ */
+const REFUSED: Pace = { baseDelayMs: 300_000, maxDelayMs: 3_600_000 }
+const REFUSED_FLOOR_MS = 60_000
+
+/** The quota is one of a minute: what asks again within it only takes the place of another. */
+const QUOTA_MS = 60_000
+const LONGEST_THROTTLED_MS = 3_600_000
+/** A fleet that takes longer has said so with `startDelayMs`. */
+const LONGEST_QUEUE_MS = 86_400_000
+
+/** What has ended the calls of a `provisionForever` so far. */
+export interface FailedCalls {
+  unreached: number
+  refused: number
+  /** Whether the service was over its quota in any of them. */
+  throttled: boolean
+}
+
+/**
+ * How long to wait between two calls, in whole milliseconds; enters the failure in `failed`. `random` is uniform in [0, 1).
+ *
+ * - Unreached: below a ceiling that doubles from 2 s to 5 minutes.
+ * - Throttled: nobody tells a device how many wait with it, but it knows for how long it has. Up to a quarter of that, so
+ *   that it is never late by more; at least a minute, or a sixteenth of `startDelayMs`, and at most an hour.
+ * - Refused: below a ceiling that doubles from 5 minutes to an hour, above a minute, and behind the queue: not before
+ *   those have had their turn who have not been asked yet.
+ *
+ * @param startDelayMs in which the whole fleet gets through
+ * @param waitedMs since the first call began
+ */
+export function pauseMs(
+  error: Pick<DpsError, 'code' | 'retryable' | 'retryAfterMs'>,
+  failed: FailedCalls,
+  startDelayMs: number,
+  waitedMs: number,
+  random: number,
+): number {
+  const askedMs = error.retryAfterMs ?? 0
+  if (!error.retryable) {
+    const queueMs = Math.max(startDelayMs, failed.throttled ? Math.min(waitedMs, LONGEST_QUEUE_MS) : 0)
+    const ceilingMs = Math.max(queueMs, backoffCeilingMs(++failed.refused, REFUSED))
+    return Math.round(Math.max(REFUSED_FLOOR_MS, askedMs, queueMs) + random * ceilingMs)
+  }
+  if (error.code !== 'THROTTLED') {
+    return Math.round(askedMs + random * backoffCeilingMs(++failed.unreached, UNREACHED))
+  }
+  failed.throttled = true
+  const ceilingMs = Math.max(QUOTA_MS, startDelayMs / 16, waitedMs / 4)
+  return Math.round(askedMs + random * Math.min(ceilingMs, LONGEST_THROTTLED_MS))
 }

@@ -1,4 +1,5 @@
 import type { DpsErrorCode } from '../errors.ts'
+import type { ResolvedRetry } from '../options/resolve.ts'
 import type { Effect, Failures, RegistrationEvent, Request, State, Step, StepName } from './state.ts'
 
 const NO_FAILURES: Failures = { connect: 0, register: 0, poll: 0, lookup: 0 }
@@ -23,6 +24,7 @@ const REPEATED: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
   'TRANSPORT_FAILED',
 ])
 
+type RetryLimits = Pick<ResolvedRetry, 'maxAttempts' | 'maxThrottled'>
 type Next = readonly [State, Effect]
 type Row = { readonly [E in RegistrationEvent as E['name']]?: (event: E) => Next }
 
@@ -34,15 +36,15 @@ type Row = { readonly [E in RegistrationEvent as E['name']]?: (event: E) => Next
  *                        ▲                   │                    │
  *                        └────── open-failed, assigning, refused, lost ◀──┘        any ──stopped──▶ settled
  */
-export function transition(state: State, event: RegistrationEvent, maxAttempts: number): Next {
+export function transition(state: State, event: RegistrationEvent, limits: RetryLimits): Next {
   if (state.name === 'settled') return [SETTLED, { name: 'none' }]
   if (event.name === 'stopped') return [SETTLED, { name: 'reject', error: event.error }]
-  const move = rows(state, maxAttempts)[event.name] as ((event: RegistrationEvent) => Next) | undefined
+  const move = rows(state, limits)[event.name] as ((event: RegistrationEvent) => Next) | undefined
   if (move === undefined) throw new TypeError(`no transition from ${state.name} on ${event.name}`)
   return move(event)
 }
 
-function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): Row {
+function rows(state: Exclude<State, { name: 'settled' }>, limits: RetryLimits): Row {
   switch (state.name) {
     case 'idle':
       return {
@@ -58,7 +60,7 @@ function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): 
     case 'opening':
       return {
         opened: () => proceed(state.step, { ...state.failures, connect: 0 }),
-        'open-failed': ({ error }) => retry('connect', state, error, false, maxAttempts),
+        'open-failed': ({ error }) => retry('connect', state, error, false, limits),
       }
     case 'requesting':
       return {
@@ -67,8 +69,8 @@ function rows(state: Exclude<State, { name: 'settled' }>, maxAttempts: number): 
           { name: 'wait', wait: { reason: 'assigning', operationId, retryAfterMs }, keep: true },
         ],
         finished: ({ outcome }) => [SETTLED, { name: 'resolve', outcome }],
-        refused: ({ error }) => retry(state.step.kind, state, error, true, maxAttempts),
-        lost: ({ error }) => retry(state.step.kind, state, error, false, maxAttempts),
+        refused: ({ error }) => retry(state.step.kind, state, error, true, limits),
+        lost: ({ error }) => retry(state.step.kind, state, error, false, limits),
       }
     case 'waiting':
       return {
@@ -100,10 +102,11 @@ function retry(
   state: { readonly step: Step; readonly failures: Failures },
   error: Extract<RegistrationEvent, { name: 'lost' }>['error'],
   connected: boolean,
-  maxAttempts: number,
+  { maxAttempts, maxThrottled }: RetryLimits,
 ): Next {
   const count = state.failures[name] + 1
-  if (!REPEATED.has(error.code) || !error.retryable || count >= maxAttempts) {
+  const most = error.code === 'THROTTLED' && name === 'register' ? maxThrottled : maxAttempts
+  if (!REPEATED.has(error.code) || !error.retryable || count >= Math.min(most, maxAttempts)) {
     return [SETTLED, { name: 'reject', error }]
   }
   return [

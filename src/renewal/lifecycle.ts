@@ -31,6 +31,9 @@ const NOT_AT_THE_HUB: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>([
   'OPTION_INVALID',
 ])
 
+/** The last part of a life, in which a hub that fails is not waited for. */
+const LATE = 0.05
+
 /** What is wrong with the request, or with what came for it: the next has a new key. */
 const SPENT: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>(['BAD_REQUEST', 'ISSUED_CERTIFICATE_INVALID'])
 
@@ -53,6 +56,8 @@ export class CertificateLifecycle {
   /** The day of renewal is drawn once for each certificate. */
   #due = { fingerprint: '', atMs: 0 }
   #rejection: DpsError | undefined
+  /** Why the last attempt failed: where the pair before is let in after it, that speaks against the candidate. */
+  #failure: DpsError | undefined
   #onNews: () => void = () => undefined
   /** Ends what the hub was asked for. */
   #endRequest: () => void = () => undefined
@@ -67,13 +72,17 @@ export class CertificateLifecycle {
         try {
           return await certificate.settled(identity, error)
         } finally {
-          if (before !== undefined && (await this.#status())?.candidate === undefined) {
-            if (error === undefined) emit({ type: 'certificate-in-use', certificate: before })
-            else emit({ type: 'certificate-rejected', certificate: before, error })
-            this.#rejection = error
+          const { current, candidate } = (await this.#status()) ?? {}
+          if (before !== undefined && candidate === undefined) {
+            const isInUse = current?.fingerprint256 === before.fingerprint256
+            const reason = isInUse ? undefined : (error ?? this.#failure)
+            if (reason === undefined) emit({ type: 'certificate-in-use', certificate: before })
+            else emit({ type: 'certificate-rejected', certificate: before, error: reason })
+            this.#rejection = reason
             // Who was let in has still to begin; a network that is in the way is no news.
             if (error !== undefined) this.#onNews()
           }
+          this.#failure = error
         }
       },
     } satisfies Credential)
@@ -169,19 +178,22 @@ export class CertificateLifecycle {
     if (this.#rejection !== undefined) throw this.#rejection
   }
 
-  async #renew(hub: Hub, { validUntil }: IssuedCertificateFacts, signal: AbortSignal): Promise<void> {
+  async #renew(hub: Hub, facts: IssuedCertificateFacts, signal: AbortSignal): Promise<void> {
     const { clock, emit } = this.#options
-    const isOver = (): boolean => clock.now() >= validUntil.getTime()
-    if (!this.#onlyDps && !isOver()) {
+    const { fromMs, untilMs } = lifeOf(facts, clock.now())
+    // From then on the service is asked too: what has ended is no credential any more.
+    const lateMs = untilMs - (untilMs - fromMs) * LATE
+    const isLate = (): boolean => clock.now() >= lateMs
+    if (!this.#onlyDps && !(isLate() && (hub.state !== 'connected' || clock.now() >= untilMs))) {
       const request = await this.#request()
       if (this.#issuing !== undefined) return
       emit({ type: 'certificate-requested', via: 'hub' })
-      // Once it has ended there is another way.
+      // Once it is late there is another way.
       const end = new AbortController()
       const onAbort = (): void => end.abort(signal.reason)
       this.#endRequest = onAbort
       signal.addEventListener('abort', onAbort)
-      const disarm = clock.after(validUntil.getTime() - clock.now(), onAbort)
+      const disarm = clock.after((isLate() ? untilMs : lateMs) - clock.now(), onAbort)
       try {
         const replace = this.#replace ? { replace: '*' } : {}
         const chain = await hub.requestCertificate({ ...request, ...replace, signal: end.signal })
@@ -191,12 +203,12 @@ export class CertificateLifecycle {
       } catch (error) {
         if (signal.aborted || !DpsError.is(error)) throw error
         // Another has been issued meanwhile, since the hub took this one no longer.
-        if (end.signal.aborted && !isOver()) return
+        if (end.signal.aborted && !isLate()) return
         await this.#giveUp(error)
         this.#answered = error.family === 'service' || error.family === 'reply'
         this.#replace = error.code === 'CONFLICT'
         if (NOT_AT_THE_HUB.has(error.code) || error.serviceErrorCode === 400001) this.#onlyDps = true
-        else if (error.code !== 'NOT_FOUND' && !isOver()) throw error
+        else if (error.code !== 'NOT_FOUND' && !isLate()) throw error
       } finally {
         disarm()
         signal.removeEventListener('abort', onAbort)

@@ -5,7 +5,7 @@ import type { Identity } from '../credential/credential.ts'
 import { checkIssuedChain } from '../credential/issued-chain.ts'
 import { Secret } from '../credential/secret.ts'
 import { checkOptionNames, digestOf } from '../credential/source.ts'
-import { DpsError } from '../errors.ts'
+import { DpsError, type DpsPhase } from '../errors.ts'
 import { makeCsr } from '../factory/make-csr.ts'
 import type {
   CertificateRequestOptions,
@@ -18,6 +18,9 @@ import { checkRegistrationId } from '../protocol/registration-id.ts'
 const FORMAT = 'dps-device-client/certificate'
 const VERSION = 1
 const STORE_LIMIT_MS = 30_000
+/** Failures in a row, none of which says anything of the candidate, before the pair that has worked is tried beside it. */
+const DOUBT_AFTER = 3
+const ON_THE_WAY: ReadonlySet<DpsPhase> = new Set<DpsPhase>(['dns', 'proxy', 'tcp'])
 
 interface Pair {
   readonly key: string
@@ -41,10 +44,15 @@ interface Pairs {
 export function keepPairs(
   store: AssignmentStore,
   clock: Clock,
-  { x509, constant, jsonObject, isCredentialFailure, seal, unseal }: PairKit,
+  { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal }: PairKit,
 ): IssuedCertificate {
   /** What the store did not take. */
   let unsaved: Secret<Pairs> | undefined
+  /** What was there last, for a store that fails: the device has a certificate all the same. */
+  let known: Secret<Pairs> | undefined
+  /** Of the candidate, in a row; and whether the pair before has its turn. */
+  let failures = 0
+  let stepsAside = false
   let given: Secret<Pair> | undefined
   let loaded: Identity | undefined
   let turn: Promise<unknown> = Promise.resolve()
@@ -82,8 +90,15 @@ export function keepPairs(
     let bytes: Uint8Array | undefined
     try {
       bytes = await within(() => store.read())
-      return bytes === undefined ? {} : decoded(bytes)
+      const pairs = bytes === undefined ? {} : decoded(bytes)
+      known = new Secret(pairs)
+      return pairs
     } catch (cause) {
+      if (known !== undefined) {
+        // Written again by the next change, or look.
+        unsaved = known
+        return known.reveal()
+      }
       const why = DpsError.is(cause) ? cause.message : 'the store failed'
       throw new DpsError(
         'CREDENTIAL_UNREADABLE',
@@ -99,7 +114,7 @@ export function keepPairs(
   /** What cannot be read is replaced by what comes: it would be lost either way. */
   const readable = (): Promise<Pairs> => read().catch(() => ({}))
   const write = async (pairs: Pairs): Promise<void> => {
-    unsaved = new Secret(pairs)
+    known = unsaved = new Secret(pairs)
     try {
       await within(() => store.write(seal(FORMAT, VERSION, JSON.stringify(pairs))))
       unsaved = undefined
@@ -122,7 +137,7 @@ export function keepPairs(
         // One that is not valid yet is no use while there is one before it.
         const isDue =
           current === undefined || (candidate && factsOf(candidate).validFrom.getTime() <= clock.now())
-        const pair = (isDue ? candidate : undefined) ?? current
+        const pair = (isDue && !stepsAside ? candidate : undefined) ?? current
         if (pair === undefined) {
           throw new DpsError(
             'CREDENTIAL_NOT_ISSUED',
@@ -132,24 +147,33 @@ export function keepPairs(
         }
         given = new Secret(pair)
         const identity = await pairOf.load()
-        if (loaded?.fingerprint !== identity.fingerprint) loaded = constant({ ...identity, lineage: FORMAT })
+        if (loaded?.fingerprint !== identity.fingerprint) loaded = ofLineage(identity, FORMAT)
         return loaded
       }),
     settled: (identity: Identity, error: DpsError | undefined) =>
       inTurn(async () => {
         const pairs = await readable()
         const { current, candidate } = pairs
-        const isCandidate = given?.reveal() === candidate || sameLeaf(given?.reveal(), candidate)
-        if (candidate === undefined || identity !== loaded || !isCandidate) return false
+        if (candidate === undefined || identity !== loaded) return false
+        if (!sameLeaf(given?.reveal(), candidate)) {
+          // The way is free, and the candidate was turned away on it time and again.
+          if (stepsAside && error === undefined) await reject(pairs).catch(() => undefined)
+          stepsAside = false
+          return false
+        }
         if (error === undefined) {
           await confirm(pairs)
           return false
         }
         // Where there is nothing to go back to, the hub may yet think better of it.
-        const isOver = current === undefined || factsOf(current).validUntil.getTime() <= clock.now()
-        if (isOver || !(isCredentialFailure(error) || error.phase === 'config')) return false
-        await reject(pairs).catch(() => undefined)
-        return true
+        if (current === undefined || factsOf(current).validUntil.getTime() <= clock.now()) return false
+        if (isCredentialFailure(error) || error.phase === 'config') {
+          await reject(pairs).catch(() => undefined)
+          return true
+        }
+        if (!ON_THE_WAY.has(error.phase)) failures += 1
+        stepsAside = failures >= DOUBT_AFTER
+        return stepsAside
       }),
     status: () =>
       inTurn(async () => {
@@ -191,6 +215,8 @@ export function keepPairs(
         })
         const pair: Pair = { key: request.key, chain: checked.chain }
         // A candidate that nobody has tried is better than none.
+        failures = 0
+        stepsAside = false
         await write({ current: current ?? candidate, candidate: pair })
         return factsOf(pair)
       }),

@@ -1,6 +1,5 @@
 import { DpsError } from '../errors.ts'
 import type { TlsOptions } from '../options/options.ts'
-import { printable } from '../printable.ts'
 
 export type CipherPreference = 'security' | 'performance'
 
@@ -104,8 +103,10 @@ function checkCiphers(ciphers: unknown): readonly string[] {
       throw invalid(`${field} is ${suite}, which has no forward secrecy: use tls.legacyCiphers to allow it`)
     }
     if (!KNOWN_SUITES.has(suite)) {
+      // What does not look like one is not repeated: it may be anything that was put here by mistake.
+      const shown = /^[A-Z0-9_-]{1,40}$/.test(suite) ? ` is "${suite}"; it` : ''
       throw invalid(
-        `${field} is "${printable(suite, 60)}"; it must be the OpenSSL name of one suite, of ${[...KNOWN_SUITES].join(', ')}`,
+        `${field}${shown} must be the OpenSSL name of one suite, of ${[...KNOWN_SUITES].join(', ')}`,
       )
     }
     if (seen.has(suite)) throw invalid(`${field} repeats ${suite}`)

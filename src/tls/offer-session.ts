@@ -22,5 +22,9 @@ export function offerSession(
   }
   const socket = connect(options)
   setSession.call(socket, session)
+  // From Node 22 on each further address has a handle of its own, and what was set is lost with that of a dead one.
+  for (const dead of ['connectionAttemptFailed', 'connectionAttemptTimeout']) {
+    socket.on(dead, () => socket.once('connectionAttempt', () => setSession.call(socket, session)))
+  }
   return socket
 }

@@ -3,7 +3,6 @@ import { Secret } from '../credential/secret.ts'
 import { DpsError } from '../errors.ts'
 import type { ProxyOptions } from '../options/options.ts'
 import { refuseUnknown } from '../options/resolve.ts'
-import { printable } from '../printable.ts'
 import { authority } from '../protocol/http-connect.ts'
 
 /** An HTTP proxy that opens tunnels with CONNECT, checked. */
@@ -127,9 +126,9 @@ function exceptions(option: unknown): HttpProxy['bypasses'] {
     entries.map((entry: unknown, index) => {
       const parsed = typeof entry === 'string' ? parseException(entry.trim()) : undefined
       if (parsed !== undefined) return parsed
-      const shown = typeof entry === 'string' ? ` "${printable(entry, 60)}"` : ''
+      // It is not repeated: a URL in its place may hold a password.
       throw invalid(
-        `proxy.noProxy[${index}]${shown}`,
+        `proxy.noProxy[${index}]`,
         'must be a host name, .suffix, IP address or CIDR block, each with or without :port, or *',
       )
     }),

@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import tls from 'node:tls'
 import { commonName, printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
@@ -36,6 +36,9 @@ const DISTRIBUTION_BUNDLES = [
   '/etc/ssl/ca-bundle.pem', // openSUSE
   '/etc/ssl/cert.pem', // macOS, older Alpine
 ]
+
+/** Far above any bundle; the name of a device or of an image of a disk must not fill the memory. */
+const MAX_BUNDLE_BYTES = 16 * 1024 * 1024
 
 const KNOWN = new Set(['roots', 'extraRoots'])
 
@@ -222,7 +225,8 @@ function rootsIn(text: string): readonly TrustAnchor[] {
 
 function readIfPresent(file: string): string | undefined {
   try {
-    return readFileSync(file, 'latin1')
+    const stats = statSync(file)
+    return stats.isFile() && stats.size <= MAX_BUNDLE_BYTES ? readFileSync(file, 'latin1') : undefined
   } catch {
     return undefined
   }

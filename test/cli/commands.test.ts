@@ -1,6 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import * as crypto from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { generateSymmetricKey } from '../../src/emulator/index.ts'
 import { deriveDeviceKey } from '../../src/factory/index.ts'
@@ -193,6 +193,38 @@ describe('derive-key', () => {
     expect(readFileSync(out, 'utf8')).not.toBe(`${expected}\n`)
     expect(statSync(out).mode & 0o777).toBe(0o600)
     expect(readdirSync(bench.folder).filter((name) => name.endsWith('.tmp'))).toEqual([])
+  })
+
+  test('replaces no file that it reads, no link and no folder, even where it is told to', async () => {
+    const here = bench.write('here.key', `${GROUP_KEY}\n`)
+    symlinkSync(here, bench.file('link.key'))
+    mkdirSync(bench.file('folder'))
+    const derive = [
+      'derive-key',
+      '--registration-id',
+      'press-42',
+      '--group-key-file',
+      here,
+      '--force',
+      '--out',
+    ]
+    for (const [out, exit] of [
+      [here, 2],
+      [bench.file('folder/../here.key'), 2],
+      [bench.file('link.key'), 2],
+      [bench.file('folder'), 3],
+    ] as const) {
+      expect(await run([...derive, out])).toMatchObject({ code: exit, stdout: '' })
+    }
+    symlinkSync(bench.file('cert.pem'), bench.file('link.pem'))
+    const csr = ['csr', '--registration-id', 'press-42', '--force', '--out']
+    expect((await run([...csr, here, '--key', here])).code).toBe(2)
+    expect((await run([...csr, bench.file('both'), '--key-out', bench.file('both')])).code).toBe(2)
+    const ran = await run([...csr, bench.file('link.pem'), '--key', bench.file('key.pem')])
+    expect(ran).toMatchObject({ code: 3, stderr: expect.stringContaining('is no file') })
+    expect(readFileSync(here, 'utf8')).toBe(`${GROUP_KEY}\n`)
+    expect(existsSync(bench.file('both'))).toBe(false)
+    expect(lstatSync(bench.file('link.pem')).isSymbolicLink()).toBe(true)
   })
 
   test('says what is missing or wrong, and never the key', async () => {
@@ -429,6 +461,8 @@ describe('one configuration file', () => {
       })
     }
     expect((await run(['roots', 'check', '--config', config])).code).toBe(0)
+    const marked = bench.write('marked.json', `\uFEFF${readFileSync(config, 'utf8')}`)
+    expect((await run(['lookup', '--config', marked])).code).toBe(0)
     const typo = bench.write('typo.json', JSON.stringify({ idScop: 'x' }))
     const ran = await run(['lookup', '--config', typo])
     expect(ran).toMatchObject({ code: 2, stderr: expect.stringContaining('idScop in') })
@@ -468,6 +502,7 @@ describe('help', () => {
       expect(asked.stdout).toContain('Exit codes')
       for (const line of asked.stdout.split('\n')) expect(line.length).toBeLessThanOrEqual(130)
       expect((await run(['help', ...command.split(' ')])).stdout).toBe(asked.stdout)
+      expect((await run([...command.split(' '), '-h'])).stdout).toBe(asked.stdout)
     })
   }
 })
@@ -492,6 +527,18 @@ describe('what is nearly right', () => {
 
   test('a word that belongs to nothing is refused', async () => {
     expect((await run(['probe', 'host'])).code).toBe(2)
+    expect((await run(['doctor', 'help'])).code).toBe(2)
+  })
+
+  test('a device may have the name of a command', async () => {
+    const ran = await run([
+      'inspect',
+      '--registration-id',
+      'help',
+      '--symmetric-key-file',
+      bench.file('sas.key'),
+    ])
+    expect(ran).toMatchObject({ code: 0, stdout: expect.stringContaining('help, with a symmetric key') })
   })
 })
 

@@ -1,6 +1,5 @@
-import { createHmac, createPrivateKey, type KeyObject } from 'node:crypto'
-import { format, inspect } from 'node:util'
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { createHmac, createPrivateKey } from 'node:crypto'
+import { describe, expect, test } from 'vitest'
 import { generateSymmetricKey, issueCertificate } from '../../src/emulator/index.ts'
 import {
   type Credential,
@@ -11,82 +10,10 @@ import {
   x509,
 } from '../../src/index.ts'
 import { expectDpsError } from '../support/expect-dps-error.ts'
+import { found, linesOf, listen, said, say, secretsOfKey, spellings } from '../support/said.ts'
 import { DEVICE_KEY, pki, REGISTRATION_ID, Stage } from '../support/stage.ts'
 
-/** Shortest piece of a secret that counts as having got out, characters. */
-const PIECE = 12
-/** The same for bytes written with something between them: so few characters could be a coincidence. */
-const SPACED_PIECE = 36
-const SPACED_BYTES = /^[\da-f]+[, ][\da-f, ]+$/
-
-/** What must not be found, by name. */
-type Secrets = ReadonlyMap<string, string>
-
-/** Everything that was said, by whom. */
-const said: { readonly by: string; readonly text: string }[] = []
-
-/** An object in every way that it may be printed. */
-function say(by: string, value: unknown): void {
-  const ways: Record<string, () => unknown> = {
-    inspect: () => inspect(value, { depth: Number.POSITIVE_INFINITY, showHidden: true }),
-    'inspect without custom printers': () =>
-      inspect(value, { depth: Number.POSITIVE_INFINITY, showHidden: true, customInspect: false }),
-    JSON: () => JSON.stringify(value),
-    text: () => String(value),
-  }
-  for (const [way, print] of Object.entries(ways)) {
-    said.push({ by: `${by}, ${way}`, text: String(print()) })
-  }
-  if (value instanceof Error) {
-    said.push({ by: `${by}, stack`, text: `${value.message}\n${value.stack}` })
-    if (value.cause !== undefined) say(`cause of ${by}`, value.cause)
-  }
-  if (DpsError.is(value)) said.push({ by: `${by}, hint`, text: value.hint })
-}
-
-/** Where pieces of secrets were found; the pieces are not repeated. What is in `published` is no secret. */
-function found(secrets: Secrets, published = ''): string[] {
-  return [...secrets].flatMap(([name, secret]) => {
-    const length = SPACED_BYTES.test(secret) ? SPACED_PIECE : PIECE
-    const pieces = Array.from({ length: Math.max(1, secret.length - length + 1) }, (_, i) =>
-      secret.slice(i, i + length),
-    ).filter((piece) => !published.includes(piece))
-    return said
-      .filter(({ text }) => pieces.some((piece) => text.includes(piece)))
-      .map(({ by }) => `${name} in ${by}`)
-  })
-}
-
-function spellings(name: string, bytes: Buffer): readonly (readonly [string, string])[] {
-  return [
-    [`${name}, base64`, bytes.toString('base64').replace(/=+$/, '')],
-    [`${name}, base64url`, bytes.toString('base64url')],
-    [`${name}, hex`, bytes.toString('hex')],
-    [`${name}, HEX`, bytes.toString('hex').toUpperCase()],
-    [`${name}, percent-encoded`, encodeURIComponent(bytes.toString('base64'))],
-    [`${name}, bytes`, bytes.toString('latin1')],
-    [`${name}, list of numbers`, [...bytes].join(',')],
-    [`${name}, list of numbers with blanks`, [...bytes].join(', ')],
-    // As `inspect` prints a Buffer.
-    [`${name}, hex with blanks`, [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join(' ')],
-  ]
-}
-
-const linesOf = (name: string, pem: string): readonly (readonly [string, string])[] =>
-  pem
-    .split('\n')
-    // The first line tells the algorithm only, and the last may be a few characters long.
-    .filter((line, i) => i > 1 && line.length > PIECE && !line.startsWith('-'))
-    .map((line, i) => [`${name}, line ${i + 2}`, line])
-
-function secretsOfKey(key: KeyObject): readonly (readonly [string, string])[] {
-  const { d = '' } = key.export({ format: 'jwk' })
-  return [
-    ...spellings('the private number', Buffer.from(d, 'base64url')),
-    ...linesOf('the key as PKCS#8', key.export({ type: 'pkcs8', format: 'pem' }) as string),
-    ...linesOf('the key as SEC1', key.export({ type: 'sec1', format: 'pem' } as never) as string),
-  ]
-}
+listen()
 
 /** Runs the call, keeps its outcome and everything that client and emulator have to show. */
 async function tellAll(stage: Stage, credential: Credential, call: Promise<unknown>): Promise<unknown> {
@@ -106,30 +33,6 @@ async function tellAll(stage: Stage, credential: Credential, call: Promise<unkno
   say('the registrations', stage.emulator.registrations.list())
   return outcome
 }
-
-const write = { stdout: process.stdout.write, stderr: process.stderr.write }
-const onWarning = (warning: Error) => say('a warning', warning)
-beforeEach(() => {
-  said.length = 0
-  for (const stream of ['stdout', 'stderr'] as const) {
-    process[stream].write = ((text: string | Uint8Array) => {
-      said.push({ by: stream, text: String(text) })
-      return true
-    }) as typeof process.stdout.write
-  }
-  for (const method of ['debug', 'error', 'info', 'log', 'warn'] as const) {
-    vi.spyOn(console, method).mockImplementation((...values: unknown[]) => {
-      said.push({ by: `console.${method}`, text: format(...values) })
-    })
-  }
-  process.on('warning', onWarning)
-})
-afterEach(() => {
-  process.stdout.write = write.stdout
-  process.stderr.write = write.stderr
-  process.off('warning', onWarning)
-  vi.restoreAllMocks()
-})
 
 /** The signature of every token that may have been made while the clock of the stage ran. */
 function signatures(stage: Stage, key: string): readonly (readonly [string, string])[] {

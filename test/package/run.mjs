@@ -10,6 +10,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -28,6 +29,21 @@ const env = {
 // Node 20 parses every extra certificate at start; nothing here needs one.
 const nodeEnv = { ...env }
 delete nodeEnv.NODE_EXTRA_CA_CERTS
+
+/** All that the tarball is made of; each kind has a file at least. */
+const KINDS = {
+  'what npm reads': /^package\.json$/,
+  text: /^(?:README|CHANGELOG|SECURITY)\.md$|^LICENSE$/,
+  root: /^roots\/(?:digicert-global-root-g2|microsoft-rsa-root-ca-2017)\.pem$/,
+  'where the roots are from': /^roots\/README\.md$/,
+  'entry, with its types': /^dist\/(?:index|hub|factory|emulator|testing)\.(?:c|m|d\.c|d\.m)[jt]s$/,
+  command: /^dist\/(?:dps-device|commands)\.cjs$/,
+  'file that entries share': /^dist\/chunk-[A-Z0-9]{8}\.cjs$/,
+  'file that is loaded when it is used': /^dist\/(?:asn1|https|issuance|mqtt|mqtt-ws|rare)-[A-Z0-9]{8}\.cjs$/,
+  'types that entries share': /^dist\/[a-z-]+-[\w-]{8}\.d\.cts$/,
+  'bill of materials': /^dist\/sbom\.cdx\.json$/,
+  notices: /^dist\/THIRD-PARTY-NOTICES\.txt$/,
+}
 
 let passed = 0
 let failed = 0
@@ -49,10 +65,11 @@ try {
   const files = packed.files.map(({ path }) => path).sort()
 
   check('the tarball holds only what it should', () => {
-    const allowed =
-      /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|roots\/[a-z0-9-]+\.pem|roots\/README\.md|dist\/[\w.-]+\.(cjs|mjs|d\.cts|d\.mts)|dist\/sbom\.cdx\.json|dist\/THIRD-PARTY-NOTICES\.txt)$/
-    const stray = files.filter((path) => !allowed.test(path))
+    const kindOf = (path) => Object.keys(KINDS).find((kind) => KINDS[kind].test(path))
+    const stray = files.filter((path) => kindOf(path) === undefined)
     if (stray.length > 0) throw new Error(`not expected: ${stray.join(', ')}`)
+    const empty = Object.keys(KINDS).filter((kind) => !files.some((path) => kindOf(path) === kind))
+    if (empty.length > 0) throw new Error(`no file of the kind: ${empty.join(', ')}`)
     const { bin, exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
     const named = Object.values(exports)
       .flatMap((entry) => (typeof entry === 'string' ? [entry] : Object.values(entry).flatMap(Object.values)))
@@ -71,12 +88,15 @@ try {
       throw new Error(`${files.length} files, ${packed.unpackedSize} bytes`)
   })
   check('no file names the machine it was built on', () => {
-    const paths = [root, process.env.HOME].filter((path) => path && path !== '/')
+    const paths = [root, process.env.HOME, process.cwd()].filter((path) => path && path !== '/')
     execFileSync('tar', ['-xzf', join(work, packed.filename), '-C', work])
     for (const path of files) {
       const text = readFileSync(join(work, 'package', path), 'utf8')
       const found = paths.find((machine) => text.includes(`${machine}/`))
       if (found) throw new Error(`${path} names a folder of this machine`)
+      const [builder] = /\/(?:home|Users|runner)\/\w+\/|\b[A-Z]:\\\w+\\|file:\/\/\/\w/.exec(text) ?? []
+      if (builder) throw new Error(`${path} names ${builder}`)
+      if (text.includes('sourceMappingURL')) throw new Error(`${path} names a source map`)
     }
   })
   check('no file looks for an add-on that may or may not be installed', () => {
@@ -85,6 +105,35 @@ try {
       const [found] = /bufferutil|utf-8-validate/.exec(text) ?? []
       if (found) throw new Error(`${path} names ${found}`)
     }
+  })
+
+  const tools = join(work, 'tools')
+  check('publint and are-the-types-wrong have nothing to say', () => {
+    cpSync(join(here, 'tools'), tools, { recursive: true })
+    npm(tools, 'ci', '--ignore-scripts')
+    return execFileSync(process.execPath, ['examine.mjs', join(work, packed.filename)], {
+      cwd: tools,
+      encoding: 'utf8',
+      env: nodeEnv,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    }).trim()
+  })
+
+  const locked = join(work, 'locked')
+  mkdirSync(locked)
+  writeFileSync(join(locked, 'package.json'), '{"name":"locked","private":true}')
+  check('it installs from a lock file without scripts and without what is for development', () => {
+    npm(locked, 'install', '--package-lock-only', join(work, packed.filename))
+    npm(locked, 'ci', '--ignore-scripts', '--omit=dev', '--omit=optional', '--omit=peer')
+    const { packages } = JSON.parse(readFileSync(join(locked, 'package-lock.json'), 'utf8'))
+    const names = Object.keys(packages).filter((path) => path !== '')
+    if (names.join() !== 'node_modules/dps-device-client') throw new Error(`locked: ${names.join(', ')}`)
+    const { hasInstallScript, bin, engines } = packages[names[0]]
+    if (hasInstallScript) throw new Error('npm sees an install script')
+    if (engines?.node !== '>=20') throw new Error(`engines: ${JSON.stringify(engines)}`)
+    const mode = statSync(join(locked, names[0], bin['dps-device'])).mode & 0o777
+    if ((mode & 0o111) !== 0o111) throw new Error(`the command has mode ${mode.toString(8)}`)
+    npm(locked, 'ls', '--all')
   })
 
   const app = join(work, 'app')
@@ -104,6 +153,10 @@ try {
     if (manifest.dependencies) throw new Error('it has runtime dependencies')
   })
   cpSync(join(here, 'consumer'), app, { recursive: true })
+  // What the compiler proves of the build it proves of the tarball too.
+  for (const name of ['main', 'entries']) {
+    cpSync(join(root, `test/types/${name}.ts`), join(app, `types-${name}.mts`))
+  }
 
   const nodes = [['20', process.execPath]]
   for (const major of ['22', '24', '26']) {
@@ -123,7 +176,7 @@ try {
         env: nodeEnv,
       }),
     )
-    for (const script of ['use.mjs', 'use.cjs', 'both.mjs', 'command.mjs']) {
+    for (const script of ['use.mjs', 'use.cjs', 'both.mjs', 'graph.cjs', 'command.mjs']) {
       check(`Node ${version}, OpenSSL ${ssl}: ${script}`, () => {
         const run = spawnSync(node, ['--trace-warnings', script], {
           cwd: app,
@@ -141,43 +194,60 @@ try {
 
   cpSync(join(root, 'node_modules/@types/node'), join(app, 'node_modules/@types/node'), { recursive: true })
   cpSync(join(root, 'node_modules/undici-types'), join(app, 'node_modules/undici-types'), { recursive: true })
-  for (const [resolution, module] of [
-    ['nodenext', 'nodenext'],
-    ['bundler', 'esnext'],
+  const strict = [
+    '--strict',
+    '--skipLibCheck',
+    'false',
+    '--exactOptionalPropertyTypes',
+    '--noUncheckedIndexedAccess',
+  ]
+  const general = ['--noEmit', '--target', 'es2022', '--lib', 'es2022', '--types', 'node']
+  const tsc = (...args) =>
+    execFileSync(
+      process.execPath,
+      [join(root, 'node_modules/typescript/bin/tsc'), ...general, ...strict, ...args],
+      {
+        cwd: app,
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: nodeEnv,
+      },
+    )
+  const esm = ['types.mts', 'types-main.mts', 'types-entries.mts']
+  for (const [resolution, module, files] of [
+    ['nodenext', 'nodenext', [...esm, 'types.cts']],
+    ['node16', 'node16', [...esm, 'types.cts']],
+    ['bundler', 'esnext', esm],
+    ['bundler', 'preserve', [...esm, 'types.cts']],
   ]) {
-    for (const file of ['types.mts', 'types.cts']) {
-      if (resolution === 'bundler' && file === 'types.cts') continue
-      check(`TypeScript, strict, skipLibCheck off, ${resolution}: ${file}`, () => {
-        execFileSync(
-          process.execPath,
-          [
-            join(root, 'node_modules/typescript/bin/tsc'),
-            ...[
-              '--noEmit',
-              '--strict',
-              '--skipLibCheck',
-              'false',
-              '--exactOptionalPropertyTypes',
-              '--target',
-              'es2022',
-            ],
-            ...[
-              '--lib',
-              'es2022',
-              '--types',
-              'node',
-              '--module',
-              module,
-              '--moduleResolution',
-              resolution,
-              file,
-            ],
-          ],
-          { cwd: app, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], env: nodeEnv },
-        )
-      })
-    }
+    const how = [
+      '--module',
+      module,
+      '--moduleResolution',
+      resolution,
+      '--verbatimModuleSyntax',
+      '--isolatedModules',
+    ]
+    check(`TypeScript, strict, skipLibCheck off, ${resolution} with ${module}: ${files.join(' ')}`, () => {
+      tsc(...how, ...files)
+    })
   }
+  check('TypeScript as old settings resolve, by `typesVersions`: node10', () => {
+    // A folder of text files has no package.json of the kind that makes ESM of `.ts`.
+    writeFileSync(join(app, 'old.ts'), readFileSync(join(app, 'types.cts'), 'utf8'))
+    tsc('--module', 'commonjs', '--moduleResolution', 'node10', 'old.ts')
+  })
+  check('TypeScript refuses what it should: a lie in the same files is found', () => {
+    const lie = "import { x509 } from 'dps-device-client'\nx509({ cert: 'c' })\n"
+    writeFileSync(join(app, 'lie.mts'), lie)
+    try {
+      tsc('--module', 'nodenext', 'lie.mts')
+    } catch ({ stdout }) {
+      if (!/^lie\.mts\(2,\d+\): error TS2345/.test(stdout)) throw new Error(stdout)
+      return
+    }
+    throw new Error('it compiled')
+  })
 } finally {
   rmSync(work, { recursive: true, force: true })
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { inspect } from 'node:util'
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { fileStore } from '../../src/assignment/file-store.ts'
+import type { AssignmentStore } from '../../src/assignment/store.ts'
 import { readCertificateRequest } from '../../src/credential/certificate-request.ts'
 import { type IssuedCertificate as Issuer, issueCertificate } from '../../src/emulator/index.ts'
 import { DpsError } from '../../src/errors.ts'
@@ -42,7 +43,8 @@ async function chainFor(
   return [certPem, root.certPem]
 }
 
-const over = (store = memoryStore()): IssuedCertificate => issuedCertificate({ store, clock })
+const over = (store: AssignmentStore = memoryStore()): IssuedCertificate =>
+  issuedCertificate({ store, clock })
 const request = (certificate: IssuedCertificate) =>
   certificate.createRequest({ registrationId: ID, curve: 'P-256' })
 
@@ -185,6 +187,39 @@ describe('a certificate', () => {
     const second = await renew(certificate)
     expect(await connect(certificate, error)).toBe(false)
     expect(await inUse(certificate)).toBe(second)
+  })
+
+  it('that ends three times behind the way to the hub has the one before tried at once, and stays where that fails too', async () => {
+    const certificate = over()
+    const first = await renew(certificate)
+    await connect(certificate)
+    const second = await renew(certificate)
+    const reset = new DpsError('CONNECTION_LOST', 'connect', 'x')
+    for (const phase of ['dns', 'tcp', 'proxy'] as const) {
+      for (let n = 0; n < 3; n++)
+        expect(await connect(certificate, new DpsError('TIMEOUT', phase, 'x'))).toBe(false)
+    }
+    expect(await connect(certificate, reset)).toBe(false)
+    expect(await connect(certificate, reset)).toBe(false)
+    expect(await connect(certificate, reset)).toBe(true)
+    expect(await inUse(certificate)).toBe(first)
+    expect(await connect(certificate, reset)).toBe(false)
+    expect(await inUse(certificate)).toBe(second)
+    expect(await connect(certificate, reset)).toBe(true)
+    expect(await connect(certificate)).toBe(false)
+    expect(await inUse(certificate)).toBe(first)
+    expect(await certificate.status()).toMatchObject({ candidate: undefined })
+    const third = await renew(certificate)
+    expect(await connect(certificate, reset)).toBe(false)
+    expect(await inUse(certificate)).toBe(third)
+  })
+
+  it('that ends so is kept where there is nothing before it', async () => {
+    const certificate = over()
+    const only = await renew(certificate)
+    for (let n = 0; n < 5; n++)
+      expect(await connect(certificate, new DpsError('CONNECTION_LOST', 'connect', 'x'))).toBe(false)
+    expect(await inUse(certificate)).toBe(only)
   })
 
   it('that the policy of this device cannot use is given up too', async () => {
@@ -352,6 +387,33 @@ describe('the store', () => {
     await expectDpsError(foreign.load(), 'CREDENTIAL_UNREADABLE', 'config')
   })
 
+  it.each([
+    ['fails', async () => Promise.reject(new Error('EMFILE'))],
+    ['is damaged', async () => Buffer.from('nonsense')],
+  ])(
+    'that %s once it was read takes no certificate from this process, and is written again',
+    async (_, read) => {
+      const store = memoryStore()
+      const certificate = over(store)
+      const serial = await renew(certificate)
+      await connect(certificate)
+      const before = asText(store)
+      const well = store.read
+      store.read = read
+      expect(await inUse(certificate)).toBe(serial)
+      await request(certificate)
+      store.read = well
+      expect(asText(store)).not.toBe(before)
+      expect(await over(store).status()).toMatchObject({ current: { serialNumber: serial }, requested: true })
+      store.read = read
+      expect(await inUse(certificate)).toBe(serial)
+      store.bytes = Buffer.from('nonsense')
+      await certificate.status()
+      store.read = well
+      expect(await inUse(over(store))).toBe(serial)
+    },
+  )
+
   it('as a file is for its owner alone, and what is cut or damaged at any byte holds no certificate', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'issued-'))
     onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
@@ -365,11 +427,11 @@ describe('the store', () => {
     for (let at = 0; at < bytes.length; at++) {
       writeFileSync(file, bytes)
       truncateSync(file, at)
-      await expectDpsError(certificate.load(), 'CREDENTIAL_UNREADABLE', 'config')
+      await expectDpsError(over(fileStore(file)).load(), 'CREDENTIAL_UNREADABLE', 'config')
       const damaged = Buffer.from(bytes)
       damaged[at]! ^= 1 + Math.floor(Math.random() * 255)
       writeFileSync(file, damaged)
-      await expectDpsError(certificate.load(), 'CREDENTIAL_UNREADABLE', 'config')
+      await expectDpsError(over(fileStore(file)).load(), 'CREDENTIAL_UNREADABLE', 'config')
     }
     writeFileSync(file, bytes)
     await certificate.load()

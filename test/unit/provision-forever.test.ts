@@ -64,6 +64,7 @@ function setup(failures: Error[], startMs?: number) {
   return { clock, events, own, options }
 }
 
+const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0)
 const offline = () => new DpsError('DNS_FAILED', 'dns', 'no network yet')
 
 describe('provisionForever', () => {
@@ -109,7 +110,66 @@ describe('provisionForever', () => {
   it('never comes back sooner than the service asked', async () => {
     const t = setup([new DpsError('THROTTLED', 'register', 'busy', { retryAfterMs: 90_000 })])
     await provisionForever(t.options)
-    expect(t.clock.sleeps[0]).toBe(91_000)
+    expect(t.clock.sleeps[0]).toBe(90_000 + 30_000)
+  })
+
+  it('leaves a service alone that is over its quota: one request, and a wait that grows with the wait so far', async () => {
+    const t = setup([])
+    const busy = Array.from({ length: 30 }, () => ({
+      status: 429,
+      retryAfter: undefined,
+      body: Buffer.from('{"errorCode":429001}'),
+    }))
+    let requests = 0
+    const open = async () => ({
+      connection,
+      request: async () => {
+        requests++
+        return busy.shift() ?? { status: 200, retryAfter: undefined, body: assigned }
+      },
+      close: async () => {},
+    })
+    await provisionForever({ ...t.options, transport: { name: 'own', open }, retry: {} })
+    expect(requests).toBe(31)
+    expect(t.clock.sleeps.slice(0, 8)).toEqual(Array(8).fill(30_000))
+    expect(t.clock.sleeps[12]).toBe(Math.round(sum(t.clock.sleeps.slice(0, 12)) / 8))
+    expect(Math.max(...t.clock.sleeps)).toBeLessThanOrEqual(1_800_000)
+    expect(t.clock.sleeps).toHaveLength(30)
+  })
+
+  it('asks a service over its quota again in the same attempt where the caller says so', async () => {
+    const t = setup([])
+    const replies = [429, 429, 200].map((status) => ({ status, retryAfter: undefined, body: assigned }))
+    let opens = 0
+    const open = async () => {
+      opens++
+      return { connection, request: async () => replies.shift()!, close: async () => {} }
+    }
+    await provisionForever({
+      ...t.options,
+      transport: { name: 'own', open },
+      retry: { maxThrottled: 3 },
+    })
+    expect(opens).toBe(1)
+    expect(t.clock.sleeps).toEqual([500, 1000])
+  })
+
+  it('waits its start delay once, whatever the limit for an attempt, and lets the fleet pass where it is refused', async () => {
+    const denied = new DpsError('UNAUTHORIZED', 'connect', 'not enrolled yet')
+    const t = setup([denied, offline()])
+    await provisionForever({ ...t.options, retry: { maxAttempts: 1, startDelayMs: 7_200_000 } })
+    expect(t.clock.sleeps).toEqual([3_600_000, 7_200_000 + 3_600_000, 1000])
+  })
+
+  it('says what no wait mends before the start delay, and can be cancelled in it', async () => {
+    const t = setup([])
+    const retry = { startDelayMs: 7_200_000 }
+    const wrong = { ...t.options, retry, tls: { curves: 'none' } } as never
+    await expectDpsError(provisionForever(wrong), 'TLS_POLICY_INVALID', 'config')
+    expect(t.clock.sleeps).toEqual([])
+    const options = { ...t.options, retry }
+    await expectDpsError(provisionForever(options, { signal: AbortSignal.abort() }), 'CANCELLED', 'config')
+    expect(t.own.opens).toBe(0)
   })
 
   it('does not wait for what no wait mends', async () => {

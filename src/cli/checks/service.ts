@@ -40,7 +40,9 @@ function speaking(id: string, transport: TransportName, ask: (on: Case) => Promi
     id,
     needs: [...READY, `tls.${way}`],
     run: async (on) => {
-      if (on.factory && transport !== 'mqtt') return skipped('--factory ends before')
+      // The first contact is enough, but by a way that the device will use.
+      if (on.factory && transport !== 'mqtt' && (on.admitted || !on.transports.includes(transport)))
+        return skipped('--factory ends before')
       if (on.refusal !== undefined) return skipped(`the service has refused this device: ${on.refusal.code}`)
       try {
         const finding = await ask(on)

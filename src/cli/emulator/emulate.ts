@@ -11,6 +11,7 @@ import { enroll, hubsOf, planOf } from './enrollments.ts'
 import { parseFault } from './faults.ts'
 import { connectionOf, eventJson, eventText, timeOf } from './log.ts'
 import type { Page } from './page.ts'
+import { openStream } from './stream.ts'
 
 const GREEN = 32
 const RED = 31
@@ -32,15 +33,18 @@ export function emulate(options: Options, output: Output): Promise<ExitCode> {
     const { systemClock: clock } = kit
     const signal = listen()
     let page: Page | undefined
+    const stream = openStream(output, (lines) =>
+      json ? JSON.stringify({ type: 'left-out', lines }) : `(${lines} lines left out: nobody read on)`,
+    )
     const onEvent = (event: EmulatorEvent) => {
       page?.event(event)
       const now = clock.now()
-      if (json) return output.result(JSON.stringify(eventJson(event, now)))
+      if (json) return stream.line(JSON.stringify(eventJson(event, now)))
       if (quiet) return undefined
       const [text, tone] = eventText(event)
       const id = connectionOf(event)
       const line = `${timeOf(now)} ${id === undefined ? '' : `#${id} `}${kit.printable(text, 2000)}`
-      return output.result(tone === undefined ? line : output.tint(tone === 'good' ? GREEN : RED, line))
+      return stream.line(tone === undefined ? line : output.tint(tone === 'good' ? GREEN : RED, line))
     }
     if (!quiet) output.progress('making certificates …')
     const dir = kit.text(options, 'dir')
@@ -67,7 +71,7 @@ export function emulate(options: Options, output: Output): Promise<ExitCode> {
       const { idScope, address, port } = emulator
       const where = ['--id-scope', idScope, '--connect-to', address, '--port', `${port}`, '--roots', 'none']
       const commandOf = (own: readonly string[]) =>
-        ['dps-device', 'register', ...where, '--extra-root', root, ...own].map(quoted).join(' ')
+        [...program(), 'register', ...where, '--extra-root', root, ...own].map(quoted).join(' ')
       const commands = devices.map(({ registrationId, options: own }) => ({
         registrationId,
         command: commandOf(own),
@@ -90,7 +94,7 @@ export function emulate(options: Options, output: Output): Promise<ExitCode> {
       }
       output.clear()
       if (json) {
-        output.result(
+        stream.line(
           JSON.stringify({ type: 'ready', idScope, address, port, root, page: url, devices: commands }),
         )
       } else if (!quiet) {
@@ -98,7 +102,7 @@ export function emulate(options: Options, output: Output): Promise<ExitCode> {
           ({ registrationId, command }) =>
             `\n${output.strong(kit.printable(registrationId))}\n  ${command}\n`,
         )
-        output.result(
+        stream.line(
           `The emulator listens on ${address}:${port}, for MQTT, MQTT over WebSocket and HTTPS. Its root: ${root}
 ${ready.join('')}
 ${url === undefined ? '' : `Its page, for you alone: ${url}\n`}Ctrl-C ends it.\n`,
@@ -112,9 +116,14 @@ ${url === undefined ? '' : `Its page, for you alone: ${url}\n`}Ctrl-C ends it.\n
     } finally {
       if (dir === undefined) rmSync(folder, { recursive: true, force: true })
       await Promise.all([emulator.close(), page?.close()])
+      await stream.close()
     }
   })
 }
+
+/** What this is called by: npm puts the command on the search path of what it starts, and of nothing else. */
+const program = (): readonly string[] =>
+  process.env.npm_command === undefined ? ['dps-device'] : ['npx', 'dps-device-client']
 
 /** What the system says of a port, as an error of whoever named it. */
 function listening(error: unknown, as: string): unknown {

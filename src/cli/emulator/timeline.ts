@@ -105,7 +105,8 @@ export class Timeline {
       ...this.#learnt(event),
       ...(tone === undefined ? {} : { tone, outcome: name }),
     }
-    if (kept.steps.length < STEPS) kept.steps.push(step)
+    kept.steps.push(step)
+    if (kept.steps.length > STEPS) kept.steps.shift()
     return { ...kept.lane, steps: [step] }
   }
 

@@ -52,7 +52,7 @@ no-close-notify and reset of the connection. Steps in the order of the flow, and
         kind: 'list',
         value: 'FAULT',
         separator: ',',
-        help: 'a fault from the start on; may be repeated',
+        help: 'a fault from the start on; several by comma or repeated',
       },
       {
         name: 'enrollments',
@@ -65,7 +65,7 @@ no-close-notify and reset of the connection. Steps in the order of the flow, and
         kind: 'list',
         value: 'NAME',
         separator: ',',
-        help: 'a linked hub; default emulated-hub.azure-devices.net',
+        help: 'a linked hub; several by comma or repeated; default emulated-hub.azure-devices.net',
       },
       {
         name: 'polls',

@@ -45,5 +45,9 @@ const credential = ['--cert', 'command-cert.pem', '--key', 'command-key.pem']
 const doctor = JSON.parse((await command(['doctor', ...args.slice(1), ...trust, ...credential])).stdout)
 assert.deepEqual([doctor.ok, doctor.exitCode, doctor.counts.error], [true, 0, 0])
 assert.equal(JSON.parse((await command(['roots', '--json'])).stdout).length, 2)
+// As a user calls it. npx is npm's own: it finds the link, and asks nobody.
+const npx = ['--no-install', '--offline', 'dps-device', ...args, ...trust, ...credential]
+const called = await promisify(execFile)('npx', npx, { env })
+assert.equal(JSON.parse(called.stdout).deviceId, 'command')
 await emulator.close()
 console.log('dps-device registers over each transport, and examines the way there')

@@ -9,15 +9,17 @@ const credential: dps.Credential = dps.sasSigner({
   sign: async () => new Uint8Array(32),
 })
 const client = new dps.ProvisioningClient({ idScope: '0ne', credential })
-export const hub: Promise<string> = client.register().then((assignment) => assignment.assignedHub)
-export const started: Promise<emulator.Emulator> = emulator.startEmulator()
-export const key: Promise<string> = factory.deriveDeviceKey({ groupKey: 'k', registrationId: 'r' })
+const hub: Promise<string> = client.register().then((assignment) => assignment.assignedHub)
+const started: Promise<emulator.Emulator> = emulator.startEmulator()
+const key: Promise<string> = factory.deriveDeviceKey({ groupKey: 'k', registrationId: 'r' })
 declare const makeTransport: () => dps.Transport
-export const cases: readonly testing.ContractCase[] = testing.transportContract({
+const cases: readonly testing.ContractCase[] = testing.transportContract({
   makeTransport,
   emulator: started,
 })
-export const connected: Promise<live.HubConnection> = live.connectHub(
+const connected: Promise<live.HubConnection> = live.connectHub(
   { assignedHub: 'h', deviceId: 'd' },
   { credential },
 )
+// With verbatimModuleSyntax a CommonJS module says what it is.
+export = { hub, started, key, cases, connected }

@@ -12,6 +12,7 @@ function recorder(): Output & { readonly said: readonly string[] } {
   const said: string[] = []
   return {
     said,
+    lost: false,
     result: (text) => said.push(`result ${text}`),
     note: (text) => said.push(`note ${text}`),
     progress: (text) => said.push(`progress ${text}`),

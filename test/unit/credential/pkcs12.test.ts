@@ -1,4 +1,4 @@
-import { X509Certificate } from 'node:crypto'
+import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { inspect } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type X509Options, x509 } from '../../../src/credential/x509.ts'
@@ -265,6 +265,23 @@ describe('a bundle that cannot be used', () => {
     const inside = replaceCount(file, file.lastIndexOf(COUNT))
     await expect(x509({ pkcs12: inside, passphrase: 'secret' }).load()).rejects.toMatchObject({
       message: expect.stringContaining('asks for more iterations'),
+    })
+  })
+
+  it('whose key hides the number in BER, where OpenSSL finds it and is busy', async () => {
+    const [algorithm, data] = parse(
+      openssl.run(['pkcs8', '-topk8', '-outform', 'DER', '-passout', 'pass:secret'], ec.key),
+    ).children as [Tlv, Tlv]
+    const [scheme, parameters] = algorithm.children as [Tlv, Tlv]
+    const [kdf, cipher] = parameters.children as [Tlv, Tlv]
+    const open = (content: Buffer) => Buffer.concat([Buffer.of(0x30, 0x80), content, Buffer.alloc(2)])
+    const hidden = sequence(kdf.children[0]!.whole, open(kdf.children[1]!.content))
+    const key = sequence(sequence(scheme.whole, sequence(hidden, cipher.whole)), data.whole)
+    // OpenSSL itself reads it.
+    expect(createPrivateKey({ key, format: 'der', type: 'pkcs8', passphrase: 'secret' }).type).toBe('private')
+    await expect(x509({ cert: ec.cert, key, passphrase: 'secret' }).load()).rejects.toMatchObject({
+      code: 'CREDENTIAL_UNREADABLE',
+      message: expect.stringContaining('PKCS#8 in DER'),
     })
   })
 

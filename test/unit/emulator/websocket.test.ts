@@ -93,13 +93,13 @@ class WebSocketDevice {
       this.pongs.push(data)
       this.#wake()
     })
-    this.socket.on('unexpected-response', (request, response) => {
+    this.socket.on('unexpected-response', (_request, response) => {
       this.refused = response.statusCode
       this.headers = response.headers
       response.setEncoding('utf8').on('data', (text) => {
         this.refusal += text
       })
-      response.once('end', () => request.destroy(new Error('refused')))
+      response.once('end', () => this.socket.terminate())
     })
     this.closed = new Promise((resolve) => {
       this.socket.once('close', (code) => {

@@ -28,7 +28,14 @@ describe('resolveOptions', () => {
         register: 30_000,
         poll: 30_000,
       },
-      retry: { maxAttempts: 8, baseDelayMs: 1000, maxDelayMs: 60_000, startDelayMs: 0, pollIntervalMs: 2000 },
+      retry: {
+        maxAttempts: 8,
+        maxThrottled: 8,
+        baseDelayMs: 1000,
+        maxDelayMs: 60_000,
+        startDelayMs: 0,
+        pollIntervalMs: 2000,
+      },
     })
   })
 
@@ -141,6 +148,7 @@ describe('resolveOptions', () => {
     ],
     ['a time-out in words', { ...minimal, timeouts: { tlsMs: '30s' } }, 'timeouts.tlsMs'],
     ['NaN attempts', { ...minimal, retry: { maxAttempts: Number.NaN } }, 'retry.maxAttempts'],
+    ['no answer from a busy service', { ...minimal, retry: { maxThrottled: 0 } }, 'retry.maxThrottled'],
     ['no attempt at all', { ...minimal, retry: { maxAttempts: 0 } }, 'retry.maxAttempts'],
     ['trust as a string', { ...minimal, trust: 'system' }, 'trust'],
   ])('refuses %s', async (_, options, name) => {

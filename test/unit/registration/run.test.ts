@@ -10,7 +10,14 @@ import { expectDpsError } from '../../support/expect-dps-error.ts'
 
 // The loop alone, over a transport in memory: real sockets are in test/tls and test/contract.
 
-const retry = { maxAttempts: 4, baseDelayMs: 1000, maxDelayMs: 60_000, startDelayMs: 0, pollIntervalMs: 2000 }
+const retry = {
+  maxAttempts: 4,
+  maxThrottled: 4,
+  baseDelayMs: 1000,
+  maxDelayMs: 60_000,
+  startDelayMs: 0,
+  pollIntervalMs: 2000,
+}
 const facts = {
   transport: 'memory',
   protocol: 'TLSv1.2',

@@ -1,10 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { DpsError } from '../../../src/errors.ts'
-import { backoffCeilingMs, delayMs } from '../../../src/registration/schedule.ts'
+import { backoffCeilingMs, delayMs, pauseMs } from '../../../src/registration/schedule.ts'
 
 const retry = {
   maxAttempts: 8,
+  maxThrottled: 8,
   baseDelayMs: 1000,
   maxDelayMs: 60_000,
   startDelayMs: 30_000,
@@ -54,5 +55,49 @@ describe('delayMs', () => {
   it('spreads the first packet over the start delay', () => {
     expect(delayMs({ reason: 'start' }, retry, 0.5)).toBe(15_000)
     expect(delayMs({ reason: 'start' }, { ...retry, startDelayMs: 0 }, 0.9)).toBe(0)
+  })
+})
+
+describe('pauseMs', () => {
+  const fresh = () => ({ unreached: 0, refused: 0, throttled: false })
+  const lost = new DpsError('CONNECTION_REFUSED', 'tcp', '')
+  const busy = new DpsError('THROTTLED', 'register', '')
+  const denied = new DpsError('UNAUTHORIZED', 'register', '')
+  const HOUR = 3_600_000
+
+  it('doubles while the service cannot be reached, and starts again from there after something else', () => {
+    const failed = fresh()
+    const pause = (error = lost) => pauseMs(error, failed, 0, 9e9, 1)
+    expect([pause(), pause(), pause()]).toEqual([2000, 4000, 8000])
+    pause(busy)
+    expect(pause()).toBe(16_000)
+    for (let more = 0; more < 20; more++) pause()
+    expect(pause()).toBe(300_000)
+  })
+
+  it.each([
+    ['a minute at least', 0, 1000, 60_000],
+    ['a quarter of the time so far', 0, 800_000, 200_000],
+    ['a sixteenth of the start delay, where that is more', 16 * 90_000, 1000, 90_000],
+    ['an hour at most', 63_000_000, 1000, HOUR],
+    ['an hour at most, however long it has waited', 0, 9e9, HOUR],
+  ])('of a service over its quota it draws up to %s', (_, startDelayMs, waitedMs, ceiling) => {
+    expect(pauseMs(busy, fresh(), startDelayMs, waitedMs, 1)).toBe(ceiling)
+    expect(pauseMs(busy, fresh(), startDelayMs, waitedMs, 0)).toBe(0)
+    const asked = new DpsError('THROTTLED', 'register', '', { retryAfterMs: 5000 })
+    expect(pauseMs(asked, fresh(), startDelayMs, waitedMs, 0.5)).toBe(5000 + ceiling / 2)
+  })
+
+  it('goes behind the queue where it was refused', () => {
+    expect(pauseMs(denied, fresh(), 0, 9e9, 0)).toBe(60_000)
+    expect(pauseMs(denied, fresh(), 0, 9e9, 1)).toBe(60_000 + 300_000)
+    expect(pauseMs(denied, fresh(), 10 * HOUR, 1, 0)).toBe(10 * HOUR)
+    expect(pauseMs(denied, fresh(), 10 * HOUR, 1, 1)).toBe(20 * HOUR)
+    const throttledBefore = () => ({ ...fresh(), throttled: true })
+    expect(pauseMs(denied, throttledBefore(), 0, 2 * HOUR, 0)).toBe(2 * HOUR)
+    expect(pauseMs(denied, throttledBefore(), 0, 100 * HOUR, 1)).toBe(48 * HOUR)
+    const failed = fresh()
+    pauseMs(busy, failed, 0, 0, 0)
+    expect(pauseMs(denied, failed, 0, 2 * HOUR, 0)).toBe(2 * HOUR)
   })
 })

@@ -2,7 +2,10 @@ import { describe, expect, it } from 'vitest'
 import { DpsError } from '../../../src/errors.ts'
 import type { DeviceRegistration } from '../../../src/protocol/response.ts'
 import type { Failures, RegistrationEvent, State } from '../../../src/registration/state.ts'
-import { transition } from '../../../src/registration/transition.ts'
+import { transition as move } from '../../../src/registration/transition.ts'
+
+const transition = (state: State, event: RegistrationEvent, maxAttempts: number) =>
+  move(state, event, { maxAttempts, maxThrottled: maxAttempts })
 
 const none: Failures = { connect: 0, register: 0, poll: 0, lookup: 0 }
 const register = { kind: 'register' } as const
@@ -186,5 +189,23 @@ describe('what is not repeated', () => {
       transition({ name: 'opening', step: register, failures: none }, { name: 'open-failed', error }, 8)[1]
         .name,
     ).toBe('reject')
+  })
+})
+
+describe('a service over its quota', () => {
+  const requesting = (step: 'register' | 'poll', count: number): State => ({
+    name: 'requesting',
+    step: step === 'poll' ? poll : register,
+    failures: { ...none, [step]: count },
+  })
+  const effectAfter = (step: 'register' | 'poll', count: number, error = busy, maxThrottled = 2) =>
+    move(requesting(step, count), { name: 'refused', error }, { maxAttempts: 4, maxThrottled })[1].name
+
+  it('has a budget of its own, for registrations alone', () => {
+    expect([0, 1].map((count) => effectAfter('register', count))).toEqual(['wait', 'reject'])
+    expect([1, 2, 3].map((count) => effectAfter('poll', count))).toEqual(['wait', 'wait', 'reject'])
+    const broken = new DpsError('SERVICE_UNAVAILABLE', 'register', '')
+    expect(effectAfter('register', 1, broken)).toBe('wait')
+    expect(effectAfter('register', 3, busy, 9), 'within that for all').toBe('reject')
   })
 })

@@ -1,8 +1,9 @@
 import { inspect } from 'node:util'
 import { afterEach, describe, expect, it } from 'vitest'
+import { ProvisioningClient } from '../../../src/client.ts'
 import { symmetricKey } from '../../../src/credential/sas.ts'
 import { x509 } from '../../../src/credential/x509.ts'
-import type { EmulatorOptions } from '../../../src/emulator/index.ts'
+import type { EmulatorOptions, IssuedCertificateInfo } from '../../../src/emulator/index.ts'
 import {
   type HubConnection,
   type ProvisionAndConnectOptions,
@@ -213,6 +214,7 @@ describe('where the hub issues nothing (403010)', () => {
     expect(presented()).toEqual([undefined, 0, 0, 1, 1, 2])
     expect(stage.of('certificate-requested').map((event) => event.via)).toEqual(['dps', 'hub', 'dps', 'dps'])
     expect(failures()).toEqual([])
+    expect(stage.of('warning' as never)).toEqual([])
     // What it registered with has been replaced since, and the assignment counts all the same.
     await hub.close()
     await boot(on)
@@ -288,6 +290,48 @@ describe('a hub that refuses', () => {
     expect(issued().length).toBeLessThanOrEqual(6)
   })
 })
+
+/** The hub ends each connection that is made with the certificate that was issued at this place. */
+function resetsCertificate(at: number): void {
+  stage.emulator.faults.add({
+    at: 'hub-connect',
+    do: 'reset',
+    times: Number.POSITIVE_INFINITY,
+    match: ({ connectionId }) => {
+      const { handshake } = stage.emulator.log.connections.find(({ id }) => id === connectionId)!
+      return handshake?.clientCertificate?.fingerprint256 === issued()[at]?.fingerprint256
+    },
+  })
+}
+
+describe('a hub that ends the connection without a word', () => {
+  it('by the new certificate alone has the device back with the old one, which is renewed again', async () => {
+    await start()
+    const hub = await boot()
+    resetsCertificate(1)
+    const rejected = stage.next('certificate-rejected')
+    const back = stage.next('connected')
+    const delayMs = await failed()
+    expect(await rejected).toMatchObject({
+      certificate: { serialNumber: issued()[1]!.serialNumber },
+      error: { code: 'CONNECTION_LOST' },
+    })
+    await back
+    await hub.sendTelemetry('x')
+    expect(presented()).toEqual([undefined, 0, 1, 1, 1, 0])
+    expect(stage.of('certificate-in-use')).toHaveLength(1)
+    expect(registrations()).toBe(1)
+    await renewed(delayMs)
+    expect(presented().at(-1)).toBe(2)
+    expect(stage.of('certificate-in-use')).toHaveLength(2)
+  })
+})
+
+/** When 5 % of the first life is left. */
+function lateMs(): number {
+  const [{ notBefore, notAfter }] = issued() as [IssuedCertificateInfo]
+  return notAfter.getTime() - (notAfter.getTime() - notBefore.getTime()) * 0.05
+}
 
 describe('a renewal that fails', () => {
   it.each([
@@ -383,21 +427,57 @@ describe('a renewal that fails', () => {
     expect(bodies).toEqual([undefined, '*', undefined])
   })
 
-  it('until the end goes to the service with the bootstrap key, and the device stays online', async () => {
+  it('until it is late goes to the service with the certificate that is about to end', async () => {
     await start()
     const hub = await boot()
     const refusal = { reply: { status: 429, errorCode: 429_002, message: 'no' } }
     stage.emulator.faults.add({ at: 'renew', do: refusal, times: Number.POSITIVE_INFINITY })
     let delayMs = await failed()
     const inUse = stage.next('certificate-in-use')
-    while (clock.now() + delayMs < stage.emulator.issuance.list()[0]!.notAfter.getTime())
-      delayMs = await failed(delayMs)
+    while (clock.now() + delayMs < lateMs()) delayMs = await failed(delayMs)
     clock.advance(delayMs)
     await inUse
     await hub.sendTelemetry('x')
     expect(via()).toEqual(['dps', 'dps'])
-    expect(presented()).toEqual([undefined, 0, undefined, 1])
+    expect(presented()).toEqual([undefined, 0, 0, 1])
     expect(failures().length).toBeLessThan(8)
+    // The next is for the hub to issue again.
+    stage.emulator.faults.clear()
+    await renewed()
+    expect(via()).toEqual(['dps', 'dps', 'hub'])
+  })
+
+  it('until it is late, and at the service too, is tried at both until one gives', async () => {
+    await start()
+    const hub = await boot()
+    const refusal = { reply: { status: 429, errorCode: 429_002, message: 'no' } }
+    stage.emulator.faults.add({ at: 'renew', do: refusal, times: Number.POSITIVE_INFINITY })
+    stage.emulator.faults.add({ at: 'issue', do: 'no-chain', times: 2 })
+    let delayMs = await failed()
+    while (clock.now() + delayMs < lateMs()) delayMs = await failed(delayMs)
+    delayMs = await failed(delayMs)
+    expect(failures().at(-1)!.error.code).toBe('CERTIFICATE_NOT_ISSUED')
+    delayMs = await failed(delayMs)
+    await renewed(delayMs)
+    await hub.sendTelemetry('x')
+    expect(registrations()).toBe(4)
+    expect(via()).toEqual(['dps', 'dps'])
+  })
+
+  it('because the hub is out of reach does not wait for it once it is late', async () => {
+    await start()
+    const hub = await boot(disk(), { retry: { baseDelayMs: 20 * MINUTE, maxDelayMs: 20 * MINUTE } })
+    const waiting = stage.next('reconnecting')
+    stage.emulator.hub.disconnect(ID)
+    await waiting
+    const asked = stage.next('certificate-requested')
+    clock.advance(DUE)
+    await asked
+    await renewed(lateMs() - clock.now())
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'dps'])
+    // With the certificate that the device still has.
+    expect(presented()).toEqual([undefined, 0, 0, 1])
   })
 
   it('by silence after 202 waits for the answer, which may come until the end', async () => {
@@ -536,6 +616,29 @@ describe('the first certificate', () => {
     },
   )
 
+  it('a certificate that nobody renews is said to end, by a registration too, once', async () => {
+    await start()
+    const { certificate } = disk()
+    const issuing = issuedCertificate({ store: certificate, clock })
+    const warnings: string[] = []
+    const client = new ProvisioningClient({
+      ...stage.emulator.clientOptions(),
+      credential: [issuing, symmetricKey({ registrationId: ID, key: KEY })],
+      clock,
+      onEvent: (event) => {
+        if (event.type === 'warning') warnings.push(event.message)
+      },
+    })
+    const { csr } = await issuing.createRequest({ registrationId: ID })
+    await issuing.install((await client.register({ csr })).issuedCertificateChain)
+    expect((await client.register()).connection.credential).toBe(0)
+    expect(warnings).toEqual([])
+    clock.advance(DUE)
+    await client.register()
+    await client.register()
+    expect(warnings).toEqual([expect.stringContaining('Renew it now')])
+  })
+
   it('is not asked for by a device that the service refuses', async () => {
     await start()
     const controller = new AbortController()
@@ -567,6 +670,20 @@ describe('a store', () => {
     await hub.close()
     await boot(on)
     expect(presented().at(-1)).toBe(2)
+  })
+
+  it('that fails to read while the device is online costs no certificate and no registration', async () => {
+    await start()
+    const on = disk()
+    const hub = await boot(on)
+    on.certificate.read = async () => {
+      throw new Error('EMFILE')
+    }
+    await renewed()
+    await renewed()
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'hub', 'hub'])
+    expect(failures()).toEqual([])
   })
 
   it('that cannot be read is one that holds nothing', async () => {

@@ -244,6 +244,8 @@ function newLane({ id, time }) {
 function showLane(change) {
   const lane = lanes.get(change.id) ?? newLane(change)
   lane.steps.append(...change.steps.map(stepItem))
+  // A connection to the hub may go on for days: the newest are shown.
+  while (lane.steps.childElementCount > 200) lane.steps.firstChild.remove()
   if (change.who !== undefined) lane.who.textContent = change.who
   const took = lane.steps.lastChild?.querySelector('time').textContent
   lane.state.textContent = change.open ? 'open' : `${change.outcome ?? 'closed'}, ${took}`
