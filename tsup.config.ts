@@ -41,6 +41,18 @@ function slim(code: string, isShared: boolean): string {
   return withShortImports(slimmed)
 }
 
+/**
+ * Names within functions, which no stack trace shows: those of functions and classes of a module, of methods, private ones too,
+ * stay. A private name goes for that of a property meanwhile, which esbuild leaves as it is.
+ */
+async function withShortLocals(code: string): Promise<string> {
+  if (/_\$[A-Za-z]/.test(code)) throw new Error('names with _$ in them are taken: look at tsup.config.ts')
+  const open = code.replace(/\b(async|get|set|static)#/g, '$1 #').replace(/#(?=[A-Za-z])/g, '_$')
+  const options = { minifyIdentifiers: true, minifyWhitespace: true, legalComments: 'none' } as const
+  const short = await transform(open, { ...options, target: 'node20' })
+  return short.code.trimEnd().replace(/_\$(?=[A-Za-z])/g, '#')
+}
+
 /** A file is named at each use of what comes from it, and in no stack trace. */
 function withShortImports(code: string): string {
   const files = [...new Set(code.match(/\bimport_chunk_[A-Z0-9]{8}\b/g))]
@@ -255,7 +267,7 @@ export default defineConfig([
           })
           const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
           if (!/^(?:rare-|asn1-|issuance-|emulator\.|testing\.)/.test(basename(path)))
-            return { code: slimmed }
+            return { code: await withShortLocals(slimmed) }
           // What is rare turns whatever it meets into an answer, what issues and renews certificates into an error or an event,
           // and the emulator and the contract suite stand on a desk, beside their source: no trace of any comes from the field.
           const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
