@@ -2,6 +2,7 @@ import type { KeyObject, X509Certificate } from 'node:crypto'
 import { printableName } from '../distinguished-name.ts'
 import { DpsError } from '../errors.ts'
 import type { CurveName } from './credential.ts'
+import { childrenOf, type Tlv } from './pem.ts'
 
 /** Smallest RSA device key that is accepted, in bits. */
 export const MIN_RSA_BITS = 2048
@@ -43,19 +44,34 @@ export function nameOf({ subject }: { subject?: string }): string {
   return subject === undefined || subject === '' ? 'no subject' : printableName(subject)
 }
 
+const COMMON_NAME = Buffer.from('550403', 'hex')
+const VERSION = 0xa0
+
 /**
- * Every CN of the subject. Not from its text, in which a value may imitate the separator or the next attribute.
- *
- * @throws DpsError CREDENTIAL_KEY_UNSUPPORTED, phase `config`
+ * Every CN of the subject. Not from its text, in which a value may imitate the separator or the next attribute, and not from
+ * `toLegacyObject`: with a key that OpenSSL cannot read, or one on a curve that NIST has no name for, Node 24 and 26 end
+ * there without a word.
  */
-export function commonNamesOf(certificate: X509Certificate): readonly string[] {
-  const legacy = certificate.toLegacyObject() as
-    | ReturnType<X509Certificate['toLegacyObject']>
-    | null
-    | undefined
-  // An OpenSSL engine that takes RSA upon itself may make Node give nothing.
-  if (!legacy) throw unsupportedKey('cannot be taken apart by OpenSSL with the engine that is loaded')
-  return ([] as string[]).concat(legacy.subject?.CN ?? [])
+export function commonNamesOf({ raw }: X509Certificate): readonly string[] {
+  const fields = childrenOf(childrenOf(childrenOf({ content: raw })[0])[0])
+  // RFC 5280 4.1: the version is left out of the first one.
+  const subject = fields[fields[0]?.tag === VERSION ? 5 : 4]
+  return childrenOf(subject)
+    .flatMap(childrenOf)
+    .map(childrenOf)
+    .flatMap(([type, value]) => (value && type?.content.equals(COMMON_NAME) ? textOf(value) : []))
+}
+
+/** X.680 8.4: UTF8String, BMPString, UniversalString; all others have a byte for each character. */
+function textOf({ tag, content }: Tlv): string {
+  if (tag === 0x0c) return content.toString('utf8')
+  if (tag === 0x1e)
+    return Buffer.from(content.subarray(0, content.length & ~1))
+      .swap16()
+      .toString('utf16le')
+  if (tag !== 0x1c) return content.toString('latin1')
+  const points = Array.from({ length: content.length >> 2 }, (_, i) => content.readUInt32BE(i * 4))
+  return points.map((point) => (point > 0x10ffff ? '\ufffd' : String.fromCodePoint(point))).join('')
 }
 
 /** clientAuth and anyExtendedKeyUsage. */

@@ -1,6 +1,7 @@
 import { createPublicKey, X509Certificate } from 'node:crypto'
 import type { AssignmentStore } from '../assignment/store.ts'
 import type { Clock } from '../clock.ts'
+import { commonNamesOf } from '../credential/certificate.ts'
 import type { Identity } from '../credential/credential.ts'
 import { checkIssuedChain } from '../credential/issued-chain.ts'
 import { Secret } from '../credential/secret.ts'
@@ -250,7 +251,7 @@ const sameLeaf = (a: Pair | undefined, b: Pair | undefined): boolean => a?.chain
 function factsOf({ chain }: Pair): IssuedCertificateFacts {
   const leaf = new X509Certificate(chain[0]!)
   return Object.freeze({
-    commonName: ([] as string[]).concat(leaf.toLegacyObject().subject?.CN ?? [])[0] ?? '',
+    commonName: commonNamesOf(leaf)[0] ?? '',
     serialNumber: leaf.serialNumber,
     fingerprint256: leaf.fingerprint256,
     validFrom: new Date(leaf.validFrom),

@@ -367,14 +367,7 @@ function inspectLeaf(leaf: X509Certificate, findings: Findings): string | undefi
     const message = 'The extendedKeyUsage of the device certificate lacks clientAuth'
     findings.add('client-authentication-missing', message)
   }
-  let names: readonly string[]
-  try {
-    names = commonNamesOf(leaf)
-  } catch (error) {
-    findings.add('key-unsupported', said(error, 'The device certificate cannot be taken apart'))
-    return undefined
-  }
-  const [id, ...more] = names
+  const [id, ...more] = commonNamesOf(leaf)
   if (id === undefined) {
     findings.add(
       'common-name-missing',
