@@ -41,6 +41,18 @@ function slim(code: string, isShared: boolean): string {
   return withShortImports(slimmed)
 }
 
+/**
+ * Names within functions, which no stack trace shows: those of functions and classes of a module, of methods, private ones too,
+ * stay. A private name goes for that of a property meanwhile, which esbuild leaves as it is.
+ */
+async function withShortLocals(code: string): Promise<string> {
+  if (/_\$[A-Za-z]/.test(code)) throw new Error('names with _$ in them are taken: look at tsup.config.ts')
+  const open = code.replace(/\b(async|get|set|static)#/g, '$1 #').replace(/#(?=[A-Za-z])/g, '_$')
+  const options = { minifyIdentifiers: true, minifyWhitespace: true, legalComments: 'none' } as const
+  const short = await transform(open, { ...options, target: 'node20' })
+  return short.code.trimEnd().replace(/_\$(?=[A-Za-z])/g, '#')
+}
+
 /** A file is named at each use of what comes from it, and in no stack trace. */
 function withShortImports(code: string): string {
   const files = [...new Set(code.match(/\bimport_chunk_[A-Z0-9]{8}\b/g))]
@@ -62,14 +74,17 @@ const globalProcess: NonNullable<Options['esbuildPlugins']>[number] = {
 }
 
 /**
- * The names inside the functions of other people's packages, which make a sixth of their size. What a stack trace shows, the
- * functions and classes of a module, keeps its name.
+ * The names of other people's packages, which make a fourth of their size. What a stack trace from the field shows of them is
+ * the names of methods and what the packages hand out; ours keep theirs.
  */
 const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
   name: 'shorter-packages',
   setup(build) {
     build.onLoad({ filter: /[\\/]node_modules[\\/].*\.[cm]?js$/ }, async ({ path }) => {
-      const { code } = await transform(await readFile(path, 'utf8'), {
+      const text = await readFile(path, 'utf8')
+      const { code } = await transform(text, {
+        // Only of a module in CommonJS does esbuild take the names at the top for its own.
+        ...(/^(?:import|export)\b/m.test(text) ? {} : { format: 'cjs' }),
         minifyIdentifiers: true,
         legalComments: 'none',
         target: 'node20',
@@ -185,6 +200,15 @@ export default defineConfig([
       oneBase,
       shorterPackages,
       {
+        // Credentials, which come before all else, see their own part of what few need; it is one file.
+        name: 'rare',
+        setup(build) {
+          build.onResolve({ filter: /\/rare\.ts$/ }, ({ kind }) =>
+            kind === 'dynamic-import' ? { path: join(__dirname, 'src/rare.ts') } : undefined,
+          )
+        },
+      },
+      {
         // MQTT.js on Node alone: streams are Node's own, timers come from the clock, and nobody reads its debug output,
         // which would print passwords. The hub is spoken to in MQTT 3.1.1, which has no topic aliases and so no cache of them.
         name: 'mqtt-on-node',
@@ -243,7 +267,7 @@ export default defineConfig([
           })
           const slimmed = slim(result.code, basename(path).startsWith('chunk-'))
           if (!/^(?:rare-|asn1-|issuance-|emulator\.|testing\.)/.test(basename(path)))
-            return { code: slimmed }
+            return { code: await withShortLocals(slimmed) }
           // What is rare turns whatever it meets into an answer, what issues and renews certificates into an error or an event,
           // and the emulator and the contract suite stand on a desk, beside their source: no trace of any comes from the field.
           const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const

@@ -3,6 +3,7 @@
 //   --quick          a smoke: few samples, figures that prove nothing
 //   --instructions   counts instructions too, with valgrind
 //   --node PATH      another Node for the cold start, beside this one. Default: Node 22, installed; none with --quick
+//   --devices N      how many the bench of many devices registers. Default 10 000; 300 with --quick
 //   --million        of the fleet of a million every policy, not only the one that is advised: a quarter of an hour
 //   --seed N         of the fleet's chance. Default 1
 //   --out DIR        where results go. Default bench/results; a temporary folder with --quick
@@ -27,6 +28,7 @@ import { judge } from './lib/targets.mjs'
  *
  * @typedef {object} BenchContext
  * @property {boolean} quick
+ * @property {number} devices how many, where a bench registers many of them
  * @property {boolean} instructions whether instructions are wanted and can be counted
  * @property {boolean} million
  * @property {number} seed
@@ -49,8 +51,8 @@ import { judge } from './lib/targets.mjs'
  * @property {unknown} data everything, for the JSON file
  */
 
-const ORDER = ['handshake', 'registration', 'cold-start', 'memory', 'footprint', 'fleet']
-const WITH_PEERS = new Set(['registration', 'cold-start', 'memory'])
+const ORDER = ['handshake', 'registration', 'cold-start', 'memory', 'many', 'footprint', 'fleet']
+const WITH_PEERS = new Set(['registration', 'cold-start', 'memory', 'many'])
 const here = fileURLToPath(new URL('.', import.meta.url))
 const present = readdirSync(join(here, 'benches')).map((file) => file.replace(/\.mjs$/, ''))
 const known = ORDER.filter((name) => present.includes(name))
@@ -61,6 +63,7 @@ const { values: given, positionals } = parseArgs({
     quick: { type: 'boolean', default: false },
     instructions: { type: 'boolean', default: false },
     node: { type: 'string' },
+    devices: { type: 'string' },
     million: { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' },
     out: { type: 'string' },
@@ -127,6 +130,7 @@ for (const name of names) {
     /** @type {BenchContext} */
     const context = {
       quick: given.quick,
+      devices: Number(given.devices ?? (given.quick ? 300 : 10_000)),
       instructions: given.instructions && missing === undefined,
       million: given.million,
       seed: Number(given.seed),

@@ -7,13 +7,15 @@
 //
 //     { start: { polls, fixedPorts, count } }  starts the emulator anew, on the same port
 //     'usage'                                  tells what it used and saw since then
+//     { many: n }                              writes n devices of either group, one a line, and says where
 //
 // The device `idle` never gets an answer to its register request: connected, subscribed, it waits.
 // Each device presents its leaf alone, which the enrollment group believes through the intermediate that issued it.
 
-import { writeFileSync } from 'node:fs'
+import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { createPki, issueCertificate, startEmulator } from '../dist/emulator.mjs'
+import { createPki, generateSymmetricKey, issueCertificate, startEmulator } from '../dist/emulator.mjs'
+import { deriveDeviceKey } from '../dist/factory.mjs'
 
 /** Microsoft's client is told a host name and nothing else: the port follows from the transport. */
 const FIXED_PORTS = [8883, 443]
@@ -42,6 +44,9 @@ const devices = {
   idle: await certified('bench-idle', 'ec-p256'),
   sas: { registrationId: 'bench-sas', key: undefined },
 }
+
+/** Of the devices in a list that have keys. */
+const groupKey = generateSymmetricKey()
 
 let emulator
 let port = 0
@@ -73,6 +78,10 @@ async function listen({ polls = 0, fixedPorts = true, count = false }) {
     groupId: 'certified',
     attestation: { x509: { ca: pki.deviceIntermediate.certPem } },
   })
+  emulator.enrollments.addGroup({
+    groupId: 'keyed',
+    attestation: { symmetricKey: { primaryKey: groupKey } },
+  })
   const { registrationId, key } = devices.sas
   const symmetricKey = key === undefined ? {} : { primaryKey: key }
   devices.sas.key = emulator.enrollments.addIndividual({
@@ -100,6 +109,31 @@ async function start(options = {}) {
   }
 }
 
+async function many(count) {
+  const lists = { sas: join(folder, 'many-sas.jsonl'), ec: join(folder, 'many-ec.jsonl') }
+  const make = {
+    sas: async (registrationId) => ({ key: await deriveDeviceKey({ groupKey, registrationId }) }),
+    ec: async (subject) => {
+      const { certPem, keyPem } = await issueCertificate({
+        subject,
+        keyType: 'ec-p256',
+        issuer: pki.deviceIntermediate,
+        eku: ['clientAuth'],
+      })
+      return { certPem, keyPem }
+    },
+  }
+  for (const [kind, list] of Object.entries(lists)) {
+    const file = openSync(list, 'w', 0o600)
+    for (let i = 0; i < count; i++) {
+      const registrationId = `many-${kind}-${i}`
+      writeSync(file, `${JSON.stringify({ registrationId, ...(await make[kind](registrationId)) })}\n`)
+    }
+    closeSync(file)
+  }
+  return { lists }
+}
+
 function usage() {
   const { user, system } = process.cpuUsage(cpu)
   return {
@@ -113,7 +147,8 @@ function usage() {
 
 process.on('message', async (message) => {
   try {
-    process.send(message === 'usage' ? usage() : await start(message.start))
+    if (message === 'usage') process.send(usage())
+    else process.send(message.many ? await many(message.many) : await start(message.start))
   } catch (error) {
     process.send({ error: error.stack })
   }

@@ -1,6 +1,6 @@
 // Completes dist/ after tsup: ESM entries, their types, the bill of materials and the notices of what is bundled.
 
-import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -32,6 +32,15 @@ const program = readFileSync(command, 'utf8').replace(/^"use strict";/, '')
 // Two strings in a row are directives: the second still makes the file strict.
 writeFileSync(command, `#!/bin/sh\n":" //; ${start}\n"use strict";${program}`)
 chmodSync(command, 0o755)
+
+// Declarations are read by an editor: one space of indentation does what four do, in seven kilobytes less.
+for (const name of readdirSync(dist).filter((file) => file.endsWith('.d.cts'))) {
+  const text = readFileSync(join(dist, name), 'utf8')
+  writeFileSync(
+    join(dist, name),
+    text.replace(/^(?: {4})+/gm, ({ length }) => ' '.repeat(length / 4)),
+  )
+}
 
 // An ESM entry holds no code, so `import` and `require` are the same module instances.
 for (const subpath of Object.keys(own.exports)) {

@@ -8,6 +8,7 @@ import {
   type RegistrationState,
 } from './assignment/assignment.ts'
 import { checkClock } from './clock-check.ts'
+import type { Identity } from './credential/credential.ts'
 import { inspectCredential } from './credential/inspection.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import { DpsError } from './errors.ts'
@@ -30,6 +31,7 @@ import {
   type CallResult,
   type EarlyStep,
   type OpenedSession,
+  type Pace,
   runCall,
   transportRequest,
 } from './registration/run.ts'
@@ -50,6 +52,18 @@ const MAX_REPLY_BYTES = 192 * 1024
 
 const CALL_OPTIONS = new Set(['signal', 'timeoutMs'])
 const REGISTER_OPTIONS = new Set([...CALL_OPTIONS, 'payload', 'csr'])
+
+/** Where a call is one of many: in place of the client's own. */
+export interface Errand {
+  readonly credentials: OrderedCredentials
+  readonly pace: Pace
+  readonly onEvent: (event: DpsEvent) => void
+}
+
+/** Of the options of a call, and of this package alone. */
+export const ERRAND: unique symbol = Symbol('errand')
+
+type Call = CallOptions & { readonly [ERRAND]?: Errand }
 
 /** What a register request says beside the registration id. */
 interface RegisterContent {
@@ -137,7 +151,7 @@ export class ProvisioningClient {
 
   async #call(
     step: Step,
-    { signal, timeoutMs }: CallOptions,
+    { signal, timeoutMs, [ERRAND]: errand }: Call,
     transports: readonly TransportChoice[],
     content: RegisterContent = {},
   ): Promise<CallResult> {
@@ -145,8 +159,11 @@ export class ProvisioningClient {
       throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
     }
     const { clock, retry, limits, totalMs } = this.#options
-    const credentials = this.#credentials
-    const emit = emitter(this.#options.onEvent)
+    const { credentials, onEvent } = errand ?? {
+      credentials: this.#credentials,
+      onEvent: this.#options.onEvent,
+    }
+    const emit = emitter(onEvent)
     for (const message of [...this.#options.warnings, ...this.#policy.warnings]) {
       emit({ type: 'warning', message })
     }
@@ -155,7 +172,7 @@ export class ProvisioningClient {
       step,
       routes: choices.map((choice) => ({
         name: typeof choice === 'string' ? choice : choice.name,
-        open: (scope, early, index) => this.#open(choice, scope, content, emit, early, index),
+        open: (scope, early, index) => this.#open(choice, scope, content, credentials, emit, early, index),
         onPipeliningRefused: this.#mayPipeline(choice) ? () => this.#unpipelined.add(choice) : undefined,
       })),
       credentials: credentials.count,
@@ -170,15 +187,15 @@ export class ProvisioningClient {
       totalMs: timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1),
       signal,
       emit,
-      explain: (error, index) => this.#explain(error, index),
+      pace: errand?.pace,
+      explain: (error, index) => this.#explain(error, credentials.identities[index]),
     })
     if (!credentials.isList) return result
     return { ...result, connection: { ...result.connection, credential: result.credential } }
   }
 
   /** A refusal that nothing on the device explains names what can only be seen at the service. */
-  async #explain(error: DpsError, index: number): Promise<DpsError> {
-    const identity = this.#credentials.identities[index]
+  async #explain(error: DpsError, identity: Identity | undefined): Promise<DpsError> {
     if (error.code !== 'UNAUTHORIZED' || identity === undefined) return error
     const now = this.#options.clock.now()
     const { explainRefusal } = await import('./credential/rare.ts')
@@ -201,6 +218,7 @@ export class ProvisioningClient {
     choice: TransportChoice,
     scope: Scope,
     { payload, issuance }: RegisterContent,
+    credentials: OrderedCredentials,
     emit: (event: DpsEvent) => void,
     early: EarlyStep | undefined,
     index: number,
@@ -209,8 +227,8 @@ export class ProvisioningClient {
     const apiVersion = this.#options[issuance === undefined ? 'apiVersion' : 'issuanceApiVersion']
     const { signal, enter } = scope
     enter('config')
-    const identity = await this.#credentials.load(index)
-    for (const message of this.#credentials.newNotices(identity)) emit({ type: 'warning', message })
+    const identity = await credentials.load(index)
+    for (const message of credentials.newNotices(identity)) emit({ type: 'warning', message })
     const { registrationId } = identity
     checkIdentityAgainstPolicy(this.#policy, identity)
     const body = registerBody(registrationId, payload, issuance?.wireFor(registrationId))
@@ -227,7 +245,7 @@ export class ProvisioningClient {
     })
     identity.checkDates(clock.now())
     if (this.#options.onEvent !== undefined) {
-      for (const message of await this.#credentials.newDoubts(identity, clock.now())) {
+      for (const message of await credentials.newDoubts(identity, clock.now())) {
         emit({ type: 'warning', message })
       }
     }

@@ -79,6 +79,15 @@ export {
   provision,
 } from './provision.ts'
 export { provisionForever } from './provision-forever.ts'
+export {
+  type DeviceJournal,
+  fileJournal,
+  type ManyDevice,
+  type ManyResult,
+  type OpenJournal,
+  type ProvisionManyOptions,
+  provisionMany,
+} from './provision-many.ts'
 export type { PhaseTimings } from './registration/phases.ts'
 export { BUNDLED_ROOTS, type BundledRoot } from './tls/roots.ts'
 export type {

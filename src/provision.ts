@@ -180,7 +180,7 @@ export async function provisionAs(
 }
 
 /** A credential of the caller's own may fail in any way. */
-async function loadChecked(credentials: OrderedCredentials): Promise<void> {
+export async function loadChecked(credentials: OrderedCredentials): Promise<void> {
   try {
     await credentials.loadAll()
   } catch (cause) {
@@ -190,7 +190,7 @@ async function loadChecked(credentials: OrderedCredentials): Promise<void> {
 }
 
 /** Waits for what is not of this package no longer than it may take, and not at all once the caller has cancelled. */
-async function within<T>(
+export async function within<T>(
   limitMs: number,
   clock: Clock,
   signal: AbortSignal | undefined,
@@ -229,6 +229,11 @@ async function lookUp(
     await onUnknown(error)
     return undefined
   }
+  return assignmentOf(state)
+}
+
+/** @throws DpsError REGISTRATION_DISABLED */
+export function assignmentOf(state: RegistrationState): Assignment | undefined {
   if (state.status === 'disabled') {
     throw new DpsError('REGISTRATION_DISABLED', 'poll', 'the service says that the registration is disabled')
   }

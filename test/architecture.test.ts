@@ -194,10 +194,28 @@ describe('the dependency rule', () => {
   it('nothing imports the composition root but the entry', () => {
     expect(
       imports
-        .filter((i) => i.to === 'client.ts')
+        .filter((i) => i.to === 'client.ts' && !i.typeOnly)
         .map((i) => i.from)
         .sort(),
-    ).toEqual(['cli/register.ts', 'hub/connect.ts', 'index.ts', 'provision-forever.ts', 'provision.ts'])
+    ).toEqual([
+      'cli/register.ts',
+      'hub/connect.ts',
+      'index.ts',
+      'provision-forever.ts',
+      'provision-many.ts',
+      'provision.ts',
+    ])
+  })
+
+  it('many/ is loaded by one file, and imports leaves: all else is handed to it', () => {
+    const own = imports.filter((i) => folder(i.from) === 'many' && !i.typeOnly)
+    expect(own.length).toBeGreaterThan(5)
+    expect(own.filter((i) => i.to.endsWith('.ts') && folder(i.to) !== 'many' && !isLeaf(i.to))).toEqual([])
+    const loads = imports.filter((i) => folder(i.to) === 'many' && folder(i.from) !== 'many')
+    expect([...new Set(loads.map((i) => i.from))]).toEqual(['rare.ts'])
+    expect(imports.filter((i) => i.to === 'rare.ts').map((i) => [i.from, i.dynamic])).toEqual([
+      ['provision-many.ts', true],
+    ])
   })
 
   it('nothing imports the command, and the command loads what it does not always need', () => {
@@ -242,7 +260,7 @@ describe('what the main entry loads', () => {
   it('is no transport, no emulator, no MQTT.js, no node-forge, no ws', () => {
     const loaded = [...reachable('index.ts')]
     const heavy = loaded.filter((name) =>
-      /^(mqtt|mqtt-packet|node-forge|ws|node:https)(\/|$)|^(emulator|testing|hub)\/|^transport\/(mqtt|https)\/|^credential\/(?:rare|chain|pkcs12|rc2)\.ts/.test(
+      /^(mqtt|mqtt-packet|node-forge|ws|node:https)(\/|$)|^(emulator|testing|hub)\/|^transport\/(mqtt|https)\/|^many\/|^rare\.ts|^credential\/(?:rare|chain|pkcs12|rc2)\.ts/.test(
         name,
       ),
     )

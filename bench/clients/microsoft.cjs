@@ -24,13 +24,16 @@ exports.open = ({ name = 'localhost', idScope, device, transport = 'mqtt' }) => 
   }
 }
 
-function securityOf({ registrationId, key, certFile, keyFile }) {
+function securityOf({ registrationId, key, certFile, keyFile, certPem, keyPem }) {
   if (key !== undefined) {
     const { SymmetricKeySecurityClient } = installed('azure-iot-security-symmetric-key')
     return () => new SymmetricKeySecurityClient(registrationId, key)
   }
   const { X509Security } = installed('azure-iot-security-x509')
-  const x509 = { cert: readFileSync(certFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
+  const x509 = {
+    cert: certPem ?? readFileSync(certFile, 'utf8'),
+    key: keyPem ?? readFileSync(keyFile, 'utf8'),
+  }
   return () => new X509Security(registrationId, x509)
 }
 

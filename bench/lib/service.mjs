@@ -23,6 +23,8 @@ const program = fileURLToPath(new URL('../service.mjs', import.meta.url))
  * @property {(options: { polls?: number, fixedPorts?: boolean, count?: boolean }) => Promise<void>} restart
  *   `polls`: 0 answers at once; `count`: counts packets and registrations
  * @property {() => Promise<ServiceUsage>} usage since the last restart
+ * @property {(count: number) => Promise<Record<'sas' | 'ec', string>>} many makes so many devices of each kind, one a
+ *   line in a file, by its name
  * @property {() => Promise<void>} stop
  */
 
@@ -64,6 +66,10 @@ export async function startService(folder) {
     usage: () => {
       child.send('usage')
       return answer()
+    },
+    many: async (count) => {
+      child.send({ many: count })
+      return (await answer()).lists
     },
     stop: () => stop(child),
   }

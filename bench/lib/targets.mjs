@@ -231,6 +231,26 @@ export const TARGETS = [
       },
     ]
   }),
+  ...[
+    ['sas', 'SAS'],
+    ['ec', 'EC P-256'],
+  ].flatMap(([key, name]) => [
+    {
+      row: 17,
+      id: `many-${key}`,
+      bench: 'many',
+      measure: `registrations per CPU second, many devices from one process, ours / Microsoft's client, ${name}`,
+      direction: /** @type {const} */ ('at least'),
+    },
+    {
+      row: 17,
+      id: `many-rss-${key}`,
+      bench: 'many',
+      measure: `RSS growth from the first fifth of many devices to the last, ${name}`,
+      unit: 'MB',
+      target: 10,
+    },
+  ]),
 ]
 
 /**

@@ -56,7 +56,7 @@ export function fileStore(path: string | URL): AssignmentStore {
   })
 }
 
-function checkPath(path: unknown): string {
+export function checkPath(path: unknown): string {
   const isUrl = path instanceof URL
   if (isUrl ? path.protocol !== 'file:' : typeof path !== 'string' || path === '' || path.includes('\0')) {
     throw new DpsError('OPTION_INVALID', 'config', 'path must be a path or a file URL')

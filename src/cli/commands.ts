@@ -6,6 +6,7 @@ import { emulator } from './emulator/verb.ts'
 import type { ExitCode } from './exit-codes.ts'
 import { helpOf, overview } from './help.ts'
 import { hold, type Kit, kit } from './kit.ts'
+import { registerMany } from './many/verb.ts'
 import type { OptionSpec, Options } from './options.ts'
 import type { Output } from './output.ts'
 import { rootsCheck, rootsList, rootsRehearse } from './roots.ts'
@@ -15,6 +16,7 @@ import { registration, type Verb } from './verb.ts'
 const verbs = (): Readonly<Record<string, Verb>> => ({
   doctor: doctor(),
   register: registration(),
+  'register-many': registerMany(),
   lookup: lookup(),
   probe: probe(),
   inspect: inspect(),
@@ -60,7 +62,7 @@ export async function perform(
 /** A word that stands by itself, where the command takes one, as the argument that it stands for. */
 function operandOf(name: string, { operand, operands }: Verb, args: readonly string[]): readonly string[] {
   const [word, ...rest] = args
-  if (word === undefined || word.startsWith('-')) return args
+  if (word === undefined || (word.startsWith('-') && word !== '-')) return args
   if (operand !== undefined) return [`--${operand}=${word}`, ...rest]
   if (operands !== undefined) throw kit.unknown(word, operands, ` as a part of ${name}`)
   return args

@@ -12,6 +12,7 @@ export const EXIT = {
   refused: 7,
   service: 8,
   warnings: 9,
+  some: 10,
   hungUp: 129,
   interrupted: 130,
   terminated: 143,
@@ -38,6 +39,7 @@ export const EXIT_CODES: readonly (readonly [ExitCode, string])[] = [
   [EXIT.refused, 'the service refused this device'],
   [EXIT.service, 'the service failed, fell silent or answered nonsense'],
   [EXIT.warnings, 'warnings, where --strict counts them'],
+  [EXIT.some, 'some devices of a list could not be registered'],
   [EXIT.hungUp, 'the terminal was closed (SIGHUP)'],
   [EXIT.interrupted, 'interrupted (SIGINT, Ctrl-C)'],
   [EXIT.terminated, 'terminated (SIGTERM)'],
@@ -68,7 +70,7 @@ const BY_PHASE: Readonly<Record<DpsPhase, ExitCode>> = {
   register: EXIT.service,
   poll: EXIT.service,
   parse: EXIT.service,
-  store: EXIT.unexpected,
+  store: EXIT.config,
   hub: EXIT.service,
 }
 

@@ -14,7 +14,7 @@ import { BUNDLED_ROOTS } from '../tls/roots.ts'
 import { EXIT, EXIT_CODES, exitCodeOf } from './exit-codes.ts'
 import { lineOf, readInput } from './input.ts'
 import { environmentName, fileName, REGISTER_OPTIONS, unknown, usage } from './options.ts'
-import { connectionRows, describeRows, onEvent, spoken } from './output.ts'
+import { connectionRows, describeRows, errorJson, onEvent, spoken } from './output.ts'
 import {
   credentialOf,
   flag,
@@ -48,6 +48,7 @@ export const createKit = () => ({
   EXIT,
   EXIT_CODES,
   environmentName,
+  errorJson,
   exitCodeOf,
   fileName,
   flag,

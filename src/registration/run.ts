@@ -54,8 +54,18 @@ export interface CallPlan {
   readonly totalMs: number
   readonly signal: AbortSignal | undefined
   readonly emit: (event: DpsEvent) => void
+  /** Where this is one of many calls. */
+  readonly pace?: Pace | undefined
   /** Says more of an error that ends the call, or the turn of a credential, where the caller can. */
   readonly explain?: (error: DpsError, credential: number) => Promise<DpsError>
+}
+
+/** What many calls share, so that together they ask for no more than the service allows. */
+export interface Pace {
+  /** Resolves when a step that failed may be tried again. */
+  turn(signal: AbortSignal): Promise<void>
+  /** The service has no time for this call for so long, or as long as the error says: nor for any other. */
+  hold(error: DpsError, delayMs: number): void
 }
 
 export interface CallResult {
@@ -289,6 +299,8 @@ class Call {
     if (!keep) await this.#close()
     const { clock, retry } = this.#plan
     const ms = delayMs(wait, retry, clock.random())
+    const pace = wait.reason === 'retry' ? this.#plan.pace : undefined
+    if (wait.reason === 'retry') pace?.hold(wait.error, ms)
     // Sleeping until a deadline that is certain to pass first would only delay the news.
     if (ms > 0 && ms >= this.#deadlineAt - clock.monotonic()) {
       const error =
@@ -304,9 +316,12 @@ class Call {
     }
     // A handler of these events, or the close above, may have let the caller cancel while nothing was under way.
     if (this.#stop !== undefined) return { name: 'stopped', error: this.#stop }
-    if (ms === 0) return { name: 'waited' }
+    if (ms === 0 && pace === undefined) return { name: 'waited' }
     try {
-      await this.#phases.run((scope) => clock.sleep(ms, scope.signal))
+      await this.#phases.run(async ({ signal }) => {
+        await clock.sleep(ms, signal)
+        await pace?.turn(signal)
+      })
       return { name: 'waited' }
     } catch (thrown) {
       return { name: 'stopped', error: this.#stop ?? asDpsError(thrown, this.#phases) }

@@ -476,6 +476,7 @@ describe('help', () => {
     'lookup',
     'probe',
     'inspect',
+    'register-many',
     'roots',
     'roots check',
     'roots rehearse',

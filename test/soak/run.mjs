@@ -10,6 +10,11 @@ const RUNS = [
     ['node_modules/vitest/vitest.mjs', 'run', 'test/soak/power-cut'],
     { SOAK_KILLS: '1000' },
   ],
+  [
+    'power cuts while many devices are registered',
+    ['node_modules/vitest/vitest.mjs', 'run', 'test/soak/many-power-cut'],
+    { SOAK_KILLS: '300' },
+  ],
   ['a device on its hub', ['--expose-gc', 'test/soak/hub.mjs'], { SOAK_CYCLES: '10000', SOAK_DROPS: '100' }],
 ]
 

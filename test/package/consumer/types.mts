@@ -4,14 +4,17 @@ import {
   DpsError,
   type DpsErrorCode,
   type DpsEvent,
+  fileJournal,
   fileStore,
   type HubMqttOptions,
   hubSettings,
   type IssuedCertificate,
   type IssuedCertificateFacts,
   issuedCertificate,
+  type ManyDevice,
   ProvisioningClient,
   provision,
+  provisionMany,
   symmetricKey,
   type Transport,
   x509,
@@ -46,6 +49,19 @@ export async function boot(): Promise<HubMqttOptions> {
   const learnt: string = provisioned.source === 'store' ? 'before' : provisioned.connection.root
   const settings = await hubSettings(provisioned, credential, { moduleId: learnt })
   return settings.mqtt()
+}
+
+export async function many(devices: AsyncIterable<ManyDevice<{ line: number }>>): Promise<string[]> {
+  const hubs: string[] = []
+  const options = { idScope: '0ne', store: fileJournal('j'), ratePerMinute: 600, concurrency: 8 }
+  for await (const result of provisionMany(devices, options)) {
+    const line: number | undefined = result.device.tag?.line
+    if (result.error === undefined) hubs.push(`${line} ${result.assignment.assignedHub} ${result.source}`)
+    else hubs.push(result.error.code)
+    // @ts-expect-error: of one that failed nothing is known of a hub
+    if (result.error !== undefined) hubs.push(result.assignment.assignedHub)
+  }
+  return hubs
 }
 
 export async function issue(signer: KeySigner): Promise<readonly string[] | undefined> {

@@ -6,6 +6,7 @@ import {
   issuedCertificate,
   ProvisioningClient,
   provision,
+  provisionMany,
   symmetricKey,
   x509,
 } from 'dps-device-client'
@@ -33,6 +34,11 @@ const credential = symmetricKey({ registrationId: 'esm-sas', key })
 const second = await new ProvisioningClient({ ...options, credential }).register()
 assert.equal(second.assignedHub, 'emulated-hub.azure-devices.net')
 assert.equal(first.connection.protocol, 'TLSv1.2')
+
+const hubs = []
+for await (const { assignment } of provisionMany([{ credential }, { credential: x509(device) }], options))
+  hubs.push(assignment?.assignedHub)
+assert.deepEqual(hubs, [second.assignedHub, second.assignedHub])
 
 await assert.rejects(
   new ProvisioningClient({ ...options, trust: {}, credential }).register(),
