@@ -72,6 +72,9 @@ const NO_TIMEOUT = new Set([
   'hub/connection.ts EXPIRY_NOTICE_MS',
   'hub/connection.ts STABLE_MS',
   'iso-time.ts MAX_DATE_MS',
+  'many/bucket.ts BURST_MS',
+  'many/many.ts CLOCK_SLACK_MS',
+  'many/many.ts LOOKUP_GAP_MS',
   'protocol/response.ts SUSPICIOUS_SKEW_MS',
   'protocol/retry-after.ts MAX_RETRY_AFTER_MS',
   'provision.ts CONTACT_STEP_MS',
@@ -85,6 +88,7 @@ const NO_TIMEOUT = new Set([
   'transport/mqtt/session.ts KEEP_ALIVE_SECONDS',
 ])
 const TIMEOUT = new Map([
+  ['many/many.ts STORE_LIMIT_MS', constant('provision.ts', 'STORE_LIMIT_MS')],
   ['hub/session.ts CLOSE_LIMIT_MS', constant('registration/run.ts', 'CLOSE_LIMIT_MS')],
   ['renewal/pairs.ts STORE_LIMIT_MS', constant('provision.ts', 'STORE_LIMIT_MS')],
 ])

@@ -165,6 +165,27 @@ const EXHIBITS: Readonly<Record<string, readonly [object, Exhibits]>> = {
         say('the stored', await main.provision(options))
         say('none', await failure(() => main.provision({ ...options, ...failing, store: store() })))
       },
+      fileJournal: async () => {
+        const path = join(folder, `journal-${++files}`)
+        const journal = main.fileJournal(path)
+        const devices = [{ credential: sas() }, { credential: certificate() }]
+        const options = { ...emulator.clientOptions(), store: journal, inDoubt: 'register' } as const
+        for await (const result of main.provisionMany(devices, options)) say('the result', result.assignment)
+        say('the journal', journal)
+        said.push({ by: 'the file', text: readFileSync(path, 'latin1') })
+      },
+      provisionMany: async () => {
+        const events: object[] = []
+        const devices = [{ credential: sas() }, { credential: sas() }, { credential: certificate() }]
+        const options = { ...emulator.clientOptions(), onEvent: (event: object) => void events.push(event) }
+        const run = main.provisionMany(devices, options)
+        say('the run', run)
+        // The device in it is the caller's own, whose credential prints as it does.
+        for await (const result of run) say('the result', result)
+        for await (const result of main.provisionMany(devices, { ...options, ...failing }))
+          say('a failure', result)
+        say('the events', events)
+      },
       provisionForever: async () => {
         say('the assignment', await main.provisionForever({ ...emulator.clientOptions(), credential: sas() }))
       },
@@ -358,7 +379,7 @@ const reports = ['index', 'hub', 'factory'].map((name) =>
 function optionsOf(...names: readonly string[]): readonly string[] {
   const members = names.flatMap((name) => {
     const pattern = new RegExp(
-      `^(?:interface|type) ${name}(?: extends [^{]+)? (?:= )?[^]*?^(?:}.*;?|\`\`\`)$`,
+      `^(?:interface|type) ${name}(?:<[^>]+>)?(?: extends [^{]+)? (?:= )?[^]*?^(?:}.*;?|\`\`\`)$`,
       'm',
     )
     const [text] = reports.flatMap((report) => pattern.exec(report)?.[0] ?? [])
@@ -409,7 +430,7 @@ const MISTAKES: readonly (readonly [string, readonly string[], (options: never) 
   ],
   [
     'x509',
-    optionsOf('X509Base', 'X509CertificateOptions', 'X509KeyOptions', 'X509Pkcs12Options'),
+    optionsOf('X509Options', 'X509CertificateOptions', 'X509KeyOptions', 'X509Pkcs12Options'),
     (o: object) => main.x509(x509With(o)).load(),
   ],
   [
@@ -422,7 +443,7 @@ const MISTAKES: readonly (readonly [string, readonly string[], (options: never) 
   ],
   [
     'symmetricKey',
-    optionsOf('SymmetricKeyBase', 'SymmetricKeyOptions'),
+    optionsOf('SymmetricKeyOptions'),
     (o: object) => main.symmetricKey({ registrationId: ID, ...o } as never).load(),
   ],
   [
@@ -430,6 +451,19 @@ const MISTAKES: readonly (readonly [string, readonly string[], (options: never) 
     optionsOf('SasSignerOptions'),
     async (o: object) =>
       void (await (await main.sasSigner({ registrationId: ID, sign: () => key, ...o }).load()).token('a', 1)),
+  ],
+  [
+    'provisionMany',
+    optionsOf('ProvisionManyOptions'),
+    async (o: object) => {
+      for await (const { error } of main.provisionMany([{ credential: sas() }], {
+        ...emulator.clientOptions(),
+        ...failing,
+        ...o,
+      })) {
+        if (error !== undefined) throw error
+      }
+    },
   ],
   ['hubSettings', optionsOf('HubOptions'), (o: object) => main.hubSettings(target, sas(), o)],
   ['the assignment', optionsOf('HubAssignment'), (o: object) => main.hubSettings({ ...target, ...o }, sas())],
