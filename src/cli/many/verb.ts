@@ -3,6 +3,7 @@ import type { DpsError } from '../../errors.ts'
 import type * as Library from '../../index.ts'
 import type { Credential, ManyDevice, ManyResult } from '../../index.ts'
 import type { ExitCode } from '../exit-codes.ts'
+import { outOf } from '../files.ts'
 import { kit } from '../kit.ts'
 import type { Given, OptionSpec, Options, OptionValue } from '../options.ts'
 import type { Output } from '../output.ts'
@@ -119,6 +120,7 @@ class Batch {
       throw kit.unknown(inDoubt, IN_DOUBT, ` as ${options.get('in-doubt')!.as}`)
     const rate = number(options, 'rate')
     if (rate !== undefined && rate < 1) throw kit.usage(`${options.get('rate')!.as} must be at least 1`)
+    const failedAt = outOf(options, ['journal', ...SECRET_FILES], 'failed')
     const library = await import('../../index.ts')
     const settings = kit.settingsOf(options)
     const [idScope, payload, journal] = [
@@ -130,7 +132,7 @@ class Batch {
     const credentialOf = await this.#credentials(library)
     useOwnCertFile(settings.trust?.roots)
     if (path !== '-') this.#size = sizeOf(path, list.as)
-    const failed = new Failed(text(options, 'failed'), flag(options, 'force'))
+    const failed = new Failed(failedAt, flag(options, 'force'), path)
     const signal = listen()
     async function* devices(): AsyncGenerator<ManyDevice<Row>> {
       for await (const tag of readRows(path, list!.as, columns(), signal, (format) => failed.begin(format))) {
@@ -170,7 +172,7 @@ class Batch {
       end = error
     } finally {
       this.#output.clear()
-      this.#summarize(failed.end(), end !== undefined && journal !== undefined)
+      this.#summarize(failed.end(end === undefined), end !== undefined && journal !== undefined)
     }
     if (end !== undefined) throw end
     return this.#failures > 0 ? kit.EXIT.some : kit.EXIT.ok
