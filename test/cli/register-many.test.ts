@@ -157,6 +157,39 @@ describe('what is wrong with one row', () => {
     expect(ran.stderr).not.toContain(DEVICE_KEY)
   })
 
+  test('with a key in any column, or in place of the columns, and no piece of it is repeated', async () => {
+    const columns = [
+      'registrationId',
+      'cert',
+      'key',
+      'pkcs12',
+      'keyPassphraseFile',
+      'symmetricKeyFile',
+      'payload',
+    ]
+    const rows = columns.map((_, at) =>
+      columns
+        .map((name, i) => (i === at ? DEVICE_KEY : name === 'registrationId' ? `press-${at}` : ''))
+        .join(','),
+    )
+    const listings = [
+      listed([columns.join(','), ...rows].join('\n')),
+      listed(
+        columns.map((name) => JSON.stringify({ registrationId: 'press-0', [name]: DEVICE_KEY })).join('\n'),
+      ),
+      listed(`{"${DEVICE_KEY}":"press-0"}`),
+      listed(`${DEVICE_KEY},press-0`),
+    ]
+    for (const list of listings) {
+      for (const form of [[], ['--json']]) {
+        const { code, stdout, stderr } = await run(many(list, ...form))
+        expect([2, 10]).toContain(code)
+        expect(`${stdout}${stderr}`).toMatch(/"?failed|OPTION_INVALID/)
+        expect(`${stdout}${stderr}`).not.toContain(DEVICE_KEY.slice(0, 12))
+      }
+    }
+  })
+
   test('of JSON lines, likewise, and nothing of it is repeated', async () => {
     const list = listed(
       [

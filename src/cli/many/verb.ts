@@ -9,7 +9,7 @@ import type { Given, OptionSpec, Options, OptionValue } from '../options.ts'
 import type { Output } from '../output.ts'
 import { NETWORK, optionsOf, type Verb } from '../verb.ts'
 import { Failed } from './failed.ts'
-import { type Row, readRows } from './list.ts'
+import { type Cells, type Row, readRows } from './list.ts'
 
 const COLUMNS = [
   'registration-id',
@@ -204,7 +204,7 @@ class Batch {
 
   #count(result: ManyResult<Row>): void {
     const { line, cells } = result.device.tag!
-    const { registrationId = cells.registrationId as string | undefined } = result
+    const { registrationId = namedIn(cells) } = result
     if (result.error === undefined) {
       const { source, assignment } = result
       this.#sources[source]++
@@ -317,6 +317,15 @@ function optionsOfRow({ line, cells }: Row): Options {
     found.set(name, { value: value as OptionValue, as, source: 'file' })
   }
   return found
+}
+
+/** What it calls itself; where the columns are mixed up, a key may stand there. */
+function namedIn({ registrationId }: Cells): string | undefined {
+  try {
+    return registrationId === undefined ? undefined : kit.checkRegistrationId(registrationId)
+  } catch {
+    return undefined
+  }
 }
 
 function increase(counts: Map<string, number>, name: string): void {
