@@ -63,6 +63,32 @@ export interface Errand {
 /** Of the options of a call, and of this package alone. */
 export const ERRAND: unique symbol = Symbol('errand')
 
+function checkCall(options: CallOptions, known: ReadonlySet<string>): void {
+  refuseUnknown('', object('options', options), known)
+  const { signal, timeoutMs } = options
+  if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
+    throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
+  }
+  if (timeoutMs !== undefined) checkMs('timeoutMs', timeoutMs, 1)
+}
+
+async function issuanceOf(csr: RegisterOptions['csr'], apiVersion: string): Promise<Issuance> {
+  checkIssuanceVersion(apiVersion)
+  return (await loadIssuance()).issuanceFor(csr)
+}
+
+/**
+ * What is wrong with the options of a registration, whatever the device.
+ *
+ * @throws DpsError as `register`
+ */
+export async function checkRegistration(options: RegisterOptions, issuanceApiVersion: string): Promise<void> {
+  checkCall(options, REGISTER_OPTIONS)
+  const { payload, csr } = options
+  registerBody('', payload)
+  if (csr !== undefined) await issuanceOf(csr, issuanceApiVersion)
+}
+
 type Call = CallOptions & { readonly [ERRAND]?: Errand }
 
 /** What a register request says beside the registration id. */
@@ -114,11 +140,10 @@ export class ProvisioningClient {
    */
   register(options?: RegisterOptions): Promise<Assignment>
   async register(options: RegisterOptions = {}): Promise<Assignment> {
-    refuseUnknown('', object('options', options), REGISTER_OPTIONS)
+    checkCall(options, REGISTER_OPTIONS)
     const { payload, csr } = options
     const { transports, issuanceApiVersion, clock } = this.#options
-    if (csr !== undefined) checkIssuanceVersion(issuanceApiVersion)
-    const issuance = csr === undefined ? undefined : (await loadIssuance()).issuanceFor(csr)
+    const issuance = csr === undefined ? undefined : await issuanceOf(csr, issuanceApiVersion)
     const result = await this.#call({ kind: 'register' }, options, transports, { payload, issuance })
     const { registration, issuedChain } = the(result, 'assigned')
     const assignment = createAssignment(registration, result)
@@ -132,7 +157,7 @@ export class ProvisioningClient {
    * @throws DpsError NOT_FOUND for a device that never registered; else as `register`
    */
   async lookup(options: CallOptions = {}): Promise<RegistrationState> {
-    refuseUnknown('', object('options', options), CALL_OPTIONS)
+    checkCall(options, CALL_OPTIONS)
     const result = await this.#call({ kind: 'lookup' }, options, ['https'])
     return createRegistrationState(the(result, 'found').record, result)
   }
@@ -145,7 +170,7 @@ export class ProvisioningClient {
    * @throws DpsError as `register`
    */
   async probe(options: CallOptions = {}): Promise<Contact> {
-    refuseUnknown('', object('options', options), CALL_OPTIONS)
+    checkCall(options, CALL_OPTIONS)
     return createContact(await this.#call({ kind: 'probe' }, options, this.#options.transports))
   }
 
@@ -155,9 +180,6 @@ export class ProvisioningClient {
     transports: readonly TransportChoice[],
     content: RegisterContent = {},
   ): Promise<CallResult> {
-    if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
-      throw new DpsError('OPTION_INVALID', 'config', 'signal must be an AbortSignal')
-    }
     const { clock, retry, limits, totalMs } = this.#options
     const { credentials, onEvent } = errand ?? {
       credentials: this.#credentials,
@@ -184,7 +206,7 @@ export class ProvisioningClient {
       // A probe is asked for to learn what is wrong now.
       retry: step.kind === 'probe' ? { ...retry, maxAttempts: 1 } : retry,
       limits,
-      totalMs: timeoutMs === undefined ? totalMs : checkMs('timeoutMs', timeoutMs, 1),
+      totalMs: timeoutMs ?? totalMs,
       signal,
       emit,
       pace: errand?.pace,

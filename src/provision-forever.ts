@@ -1,5 +1,5 @@
 import type { Assignment } from './assignment/assignment.ts'
-import { emitter, ProvisioningClient } from './client.ts'
+import { checkRegistration, emitter, ProvisioningClient } from './client.ts'
 import { DpsError, type DpsPhase } from './errors.ts'
 import type { ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
 import { object, resolveOptions } from './options/resolve.ts'
@@ -27,10 +27,10 @@ import { delayMs, pauseMs } from './registration/schedule.ts'
  */
 export async function provisionForever(
   options: ProvisioningClientOptions,
-  { signal, ...call }: RegisterOptions = {},
+  call: RegisterOptions = {},
 ): Promise<Assignment> {
   object('options', options)
-  const { retry, clock, onEvent } = resolveOptions(options)
+  const { retry, clock, onEvent, issuanceApiVersion } = resolveOptions(options)
   const emit = emitter(onEvent)
   const never = new AbortController().signal
   const patient = {
@@ -39,6 +39,9 @@ export async function provisionForever(
   }
   // What no wait mends is told before the first one.
   new ProvisioningClient(patient)
+  await checkRegistration(call, issuanceApiVersion)
+  const { signal } = call
+  const own = { ...call }
   const failed = { unreached: 0, refused: 0, throttled: false }
   const sleep = (ms: number, phase: DpsPhase, attempts: number) =>
     clock.sleep(ms, signal ?? never).catch((cause) => {
@@ -50,7 +53,7 @@ export async function provisionForever(
   for (let attempt = 1; ; attempt++) {
     try {
       const client = new ProvisioningClient(patient)
-      return await client.register(signal === undefined ? call : { ...call, signal })
+      return await client.register(own)
     } catch (error) {
       if (!DpsError.is(error) || error.code === 'CANCELLED') throw error
       if ((error.family === 'usage' && !error.retryable) || error.assignment !== undefined) throw error

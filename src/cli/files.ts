@@ -13,22 +13,23 @@ import { kit } from './kit.ts'
 import type { Options } from './options.ts'
 
 /**
- * Where `--out` leads to. With `--force` it replaces what is there, but never what the same command reads or makes.
+ * Where `--out`, or another option, leads to. With `--force` it replaces what is there, but never what the same command reads
+ * or makes.
  *
  * @param others the options that name files of that kind
  * @throws DpsError OPTION_INVALID, phase `config`
  */
-export function outOf(options: Options, others: readonly string[]): string | undefined {
-  const out = kit.text(options, 'out')
+export function outOf(options: Options, others: readonly string[], own = 'out'): string | undefined {
+  const out = kit.text(options, own)
   for (const name of out === undefined ? [] : others) {
     const other = kit.text(options, name)
     if (other !== undefined && placeOf(other) === placeOf(out!))
-      throw kit.usage(`--out names the file of --${name}`, 'Give each a file of its own.')
+      throw kit.usage(`--${own} names the file of --${name}`, 'Give each a file of its own.')
   }
   return out
 }
 
-function placeOf(path: string): string {
+export function placeOf(path: string): string {
   try {
     return realpathSync(path)
   } catch {

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { type FileHandle, open, readdir, unlink } from 'node:fs/promises'
+import { type FileHandle, open, readdir, realpath, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { DpsError } from '../errors.ts'
 import type { FileTools, OpenJournal } from '../provision-many.ts'
@@ -12,13 +12,20 @@ const LINE_FEED = 0x0a
 /** Journals that are open in this process. */
 const held = new Set<string>()
 
+/** Two names of one file are one journal. */
+const placeOf = (path: string): Promise<string> =>
+  realpath(path).catch(async () =>
+    join(await realpath(dirname(path)).catch(() => dirname(path)), basename(path)),
+  )
+
 /** One record a line; a file that ends within a line is gone on with on the next. */
 export async function openJournalFile(
-  file: string,
+  path: string,
   onRecord: (record: Uint8Array, position: number) => void,
   tools: FileTools,
 ): Promise<OpenJournal> {
   const { codeOf, failed, flush, replace } = tools
+  const file = await placeOf(path)
   const run = async <R>(verb: string, work: () => Promise<R>): Promise<R> => {
     try {
       return await work()

@@ -22,6 +22,9 @@ const CLOCK_SLACK_MS = 300_000
 /** A disk may think for seconds; a journal that never answers must not hold a run. */
 const STORE_LIMIT_MS = 30_000
 
+/** That of a million devices is half a gigabyte, which a small board takes minutes to read. */
+const OPEN_LIMIT_MS = 900_000
+
 /** A service that is still assigning is asked again so often, and so long after. */
 const MAX_LOOKUPS = 10
 const LOOKUP_GAP_MS = 3000
@@ -223,13 +226,7 @@ class Run<T> {
       if (store !== undefined) {
         const opening = Journal.open(store, { idScope, host }, this.#known)
         try {
-          this.#journal = await this.#tools.within(
-            STORE_LIMIT_MS,
-            clock,
-            signal,
-            () => opening,
-            'the journal',
-          )
+          this.#journal = await this.#tools.within(OPEN_LIMIT_MS, clock, signal, () => opening, 'the journal')
         } catch (error) {
           // One that opens after all has to be closed.
           opening.then((journal) => journal.close()).catch(() => {})

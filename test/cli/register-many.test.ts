@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { deriveDeviceKey } from '../../src/factory/index.ts'
 import { Bench, COMMAND, DEVICE_KEY, run } from './bench.ts'
@@ -157,6 +157,39 @@ describe('what is wrong with one row', () => {
     expect(ran.stderr).not.toContain(DEVICE_KEY)
   })
 
+  test('with a key in any column, or in place of the columns, and no piece of it is repeated', async () => {
+    const columns = [
+      'registrationId',
+      'cert',
+      'key',
+      'pkcs12',
+      'keyPassphraseFile',
+      'symmetricKeyFile',
+      'payload',
+    ]
+    const rows = columns.map((_, at) =>
+      columns
+        .map((name, i) => (i === at ? DEVICE_KEY : name === 'registrationId' ? `press-${at}` : ''))
+        .join(','),
+    )
+    const listings = [
+      listed([columns.join(','), ...rows].join('\n')),
+      listed(
+        columns.map((name) => JSON.stringify({ registrationId: 'press-0', [name]: DEVICE_KEY })).join('\n'),
+      ),
+      listed(`{"${DEVICE_KEY}":"press-0"}`),
+      listed(`${DEVICE_KEY},press-0`),
+    ]
+    for (const list of listings) {
+      for (const form of [[], ['--json']]) {
+        const { code, stdout, stderr } = await run(many(list, ...form))
+        expect([2, 10]).toContain(code)
+        expect(`${stdout}${stderr}`).toMatch(/"?failed|OPTION_INVALID/)
+        expect(`${stdout}${stderr}`).not.toContain(DEVICE_KEY.slice(0, 12))
+      }
+    }
+  })
+
   test('of JSON lines, likewise, and nothing of it is repeated', async () => {
     const list = listed(
       [
@@ -214,6 +247,74 @@ describe('what is wrong with one row', () => {
     expect(ran).toMatchObject({ code: 3, stdout: '', stderr: expect.stringContaining('is there already') })
     expect(readFileSync(failed, 'utf8')).toBe('mine')
     expect(readdirSync(bench.folder).filter((name) => name.endsWith('.tmp'))).toEqual([])
+  })
+})
+
+describe('the file of --failed', () => {
+  const refused = (id: string) => `${id},${Buffer.alloc(32).toString('base64')}`
+
+  test('is never what the command reads or keeps', async () => {
+    const list = listed(`registrationId,symmetricKey\n${refused('press-0')}\n`)
+    const journal = bench.file('same-1.journal')
+    const same = ['--force', '--failed'] as const
+    for (const [args, option] of [
+      [[...group, ...same, groupKeyFile], 'group-key-file'],
+      [[...group, '--journal', journal, '--failed', journal], 'journal'],
+    ] as const) {
+      const ran = await run(many(list, ...args))
+      expect(ran).toMatchObject({ code: 2, stdout: '' })
+      expect(ran.stderr).toContain(`--failed names the file of --${option}`)
+    }
+    expect(readFileSync(groupKeyFile, 'utf8')).toBe(`${groupKey}\n`)
+    expect(existsSync(journal)).toBe(false)
+  })
+
+  test('is in place of a file alone, of no link or folder, which is said before anybody is registered', async () => {
+    const list = listed(`registrationId,symmetricKey\npress-0,\n${refused('press-1')}\n`)
+    const [target, link] = [bench.write('target', 'mine'), bench.file('link')]
+    symlinkSync(target, link)
+    for (const there of [link, bench.folder]) {
+      const ran = await run(many(list, ...group, '--failed', there, '--force'))
+      expect(ran).toMatchObject({ code: 3, stdout: '', stderr: expect.stringContaining('is no file') })
+    }
+    expect(registered()).toEqual([])
+    expect(readFileSync(link, 'utf8')).toBe('mine')
+  })
+
+  test('of a run before goes with --force where none failed', async () => {
+    const failed = bench.write('failed-3.csv', `registrationId\npress-0\n`)
+    const ran = await run(many(failed, ...group, '--failed', failed, '--force'))
+    expect(ran).toMatchObject({ code: 0, stderr: '' })
+    expect(ran.stdout).not.toContain('written')
+    expect(existsSync(failed)).toBe(false)
+  })
+
+  test('is not put in place of the list where that was not read to its end', async () => {
+    const rows = [
+      refused('press-0'),
+      ...ids(60)
+        .slice(1)
+        .map((id) => `${id},`),
+    ]
+    const content = `registrationId,symmetricKey\n${rows.join('\n')}\n`
+    const list = listed(content)
+    const ran = await run(
+      ['register-many', list, ...bench.there.slice(1), ...trust, ...group].concat([
+        '--rate',
+        '60',
+        '--concurrency',
+        '1',
+        '--failed',
+        list,
+        '--force',
+      ]),
+      {
+        meanwhile: (kill) =>
+          vi.waitFor(() => expect(registered()).not.toEqual([]), 20_000).then(() => kill('SIGINT')),
+      },
+    )
+    expect(ran).toMatchObject({ code: 130, stderr: expect.stringContaining('UNAUTHORIZED') })
+    expect(readFileSync(list, 'utf8')).toBe(content)
   })
 })
 

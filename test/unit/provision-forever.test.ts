@@ -172,6 +172,31 @@ describe('provisionForever', () => {
     expect(t.own.opens).toBe(0)
   })
 
+  it.each([
+    ['a signal that is none', { signal: { aborted: false } }, /signal must be an AbortSignal/],
+    [
+      'a controller in place of its signal',
+      { signal: new AbortController() },
+      /signal must be an AbortSignal/,
+    ],
+    ['no signal but null', { signal: null }, /signal must be an AbortSignal/],
+    ['a payload of text', { payload: 'floor 3' }, /payload must be a JSON object/],
+    ['a limit below 0', { timeoutMs: -1 }, /timeoutMs/],
+    ['a request that is none', { csr: 'not PEM' }, /csr/],
+    ['an option that is not known', { retry: {} }, /retry/],
+    ['options that are none', null, /options must be an object/],
+  ])(
+    'says before the start delay that the call has %s, and does not call that cancelled',
+    async (_, call, message) => {
+      const t = setup([])
+      const options = { ...t.options, retry: { startDelayMs: 7_200_000 } }
+      const error = await expectDpsError(provisionForever(options, call as never), 'OPTION_INVALID', 'config')
+      expect(error.message).toMatch(message)
+      expect(t.clock.sleeps).toEqual([])
+      expect(t.own.opens).toBe(0)
+    },
+  )
+
   it('does not wait for what no wait mends', async () => {
     const t = setup([new DpsError('CREDENTIAL_KEY_MISMATCH', 'config', 'another key')])
     await expectDpsError(provisionForever(t.options), 'CREDENTIAL_KEY_MISMATCH', 'config')

@@ -1,23 +1,32 @@
-import { closeSync, existsSync, fsyncSync, openSync, renameSync, unlinkSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, lstatSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import type { DpsError } from '../../errors.ts'
+import { placeOf } from '../files.ts'
 import { kit } from '../kit.ts'
 import { type Cells, type Format, REASON, writeRow } from './list.ts'
 
-/** The devices that failed and why, in the format of their list. It is there when all is over, and only where some failed. */
+/**
+ * The devices that failed and why, in the format of their list. It is there when all is over, and only where some failed: one
+ * of before goes, where it may be replaced. It may be the list itself, which stays as it is while not all of it was read.
+ */
 export class Failed {
   readonly #path: string | undefined
   readonly #partial: string
+  readonly #isList: boolean
   #file: number | undefined
   #format: Format = 'jsonl'
   #count = 0
 
   /** @throws DpsError STORE_FAILED, phase `config` */
-  constructor(path: string | undefined, force: boolean) {
+  constructor(path: string | undefined, force: boolean, list: string) {
     this.#path = path
     this.#partial = `${path}.${process.pid}.tmp`
+    this.#isList = path !== undefined && placeOf(path) === placeOf(list)
     if (path === undefined) return
-    if (existsSync(path) && !force)
+    const there = this.#try(() => lstatSync(path, { throwIfNoEntry: false }))
+    if (there !== undefined && !force)
       throw this.#failed('is there already', 'Remove it, name another, or give --force.')
+    if (there?.isFile() === false)
+      throw this.#failed('is no file', 'Only a file is replaced, no link, device or folder.')
     // It may hold keys, where the list does.
     this.#try(() => {
       this.#file = openSync(this.#partial, 'wx', 0o600)
@@ -40,18 +49,20 @@ export class Failed {
     )
   }
 
-  /** Its name, where there is one now. */
-  end(): string | undefined {
+  /** Its name, where there is one now. @param whole whether the list has come to its end */
+  end(whole: boolean): string | undefined {
     const [file, path] = [this.#file, this.#path]
     if (file === undefined || path === undefined) return undefined
     this.#file = undefined
+    const counts = this.#count > 0 && (whole || !this.#isList)
     this.#try(() => {
       fsyncSync(file)
       closeSync(file)
-      if (this.#count > 0) renameSync(this.#partial, path)
-      else unlinkSync(this.#partial)
+      if (counts) renameSync(this.#partial, path)
+      else rmSync(this.#partial)
+      if (whole && !counts) rmSync(path, { force: true })
     })
-    return this.#count > 0 ? path : undefined
+    return counts ? path : undefined
   }
 
   #write(row: string): void {
@@ -62,9 +73,9 @@ export class Failed {
     })
   }
 
-  #try(work: () => void): void {
+  #try<R>(work: () => R): R {
     try {
-      work()
+      return work()
     } catch (cause) {
       throw this.#failed(`could not be written (${(cause as NodeJS.ErrnoException).code})`)
     }

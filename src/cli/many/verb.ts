@@ -3,12 +3,13 @@ import type { DpsError } from '../../errors.ts'
 import type * as Library from '../../index.ts'
 import type { Credential, ManyDevice, ManyResult } from '../../index.ts'
 import type { ExitCode } from '../exit-codes.ts'
+import { outOf } from '../files.ts'
 import { kit } from '../kit.ts'
 import type { Given, OptionSpec, Options, OptionValue } from '../options.ts'
 import type { Output } from '../output.ts'
 import { CREDENTIAL, NETWORK, optionsOf, type Verb } from '../verb.ts'
 import { Failed } from './failed.ts'
-import { type Row, readRows } from './list.ts'
+import { type Cells, type Row, readRows } from './list.ts'
 
 const COLUMNS = [...CREDENTIAL, 'payload']
 
@@ -109,6 +110,7 @@ class Batch {
       throw kit.unknown(inDoubt, IN_DOUBT, ` as ${options.get('in-doubt')!.as}`)
     const rate = number(options, 'rate')
     if (rate !== undefined && rate < 1) throw kit.usage(`${options.get('rate')!.as} must be at least 1`)
+    const failedAt = outOf(options, ['journal', ...SECRET_FILES], 'failed')
     const library = await import('../../index.ts')
     const settings = kit.settingsOf(options)
     const [idScope, payload, journal] = [
@@ -120,7 +122,7 @@ class Batch {
     const credentialOf = await this.#credentials(library)
     useOwnCertFile(settings.trust?.roots)
     if (path !== '-') this.#size = sizeOf(path, list.as)
-    const failed = new Failed(text(options, 'failed'), flag(options, 'force'))
+    const failed = new Failed(failedAt, flag(options, 'force'), path)
     const signal = listen()
     async function* devices(): AsyncGenerator<ManyDevice<Row>> {
       for await (const tag of readRows(path, list!.as, columns(), signal, (format) => failed.begin(format))) {
@@ -160,7 +162,7 @@ class Batch {
       end = error
     } finally {
       this.#output.clear()
-      this.#summarize(failed.end(), end !== undefined && journal !== undefined)
+      this.#summarize(failed.end(end === undefined), end !== undefined && journal !== undefined)
     }
     if (end !== undefined) throw end
     return this.#failures > 0 ? kit.EXIT.some : kit.EXIT.ok
@@ -192,7 +194,7 @@ class Batch {
 
   #count(result: ManyResult<Row>): void {
     const { line, cells } = result.device.tag!
-    const { registrationId = cells.registrationId as string | undefined } = result
+    const { registrationId = namedIn(cells) } = result
     if (result.error === undefined) {
       const { source, assignment } = result
       this.#sources[source]++
@@ -305,6 +307,15 @@ function optionsOfRow({ line, cells }: Row): Options {
     found.set(name, { value: value as OptionValue, as, source: 'file' })
   }
   return found
+}
+
+/** What it calls itself; where the columns are mixed up, a key may stand there. */
+function namedIn({ registrationId }: Cells): string | undefined {
+  try {
+    return registrationId === undefined ? undefined : kit.checkRegistrationId(registrationId)
+  } catch {
+    return undefined
+  }
 }
 
 function increase(counts: Map<string, number>, name: string): void {

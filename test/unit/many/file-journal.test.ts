@@ -8,6 +8,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
@@ -177,6 +178,20 @@ describe('a journal in a file', () => {
     await first.journal.close()
     await (await read(file)).journal.close()
     expect(readdirSync(path)).toEqual(['a'])
+  })
+
+  it('is one journal by whatever link it is reached', async () => {
+    const path = folder()
+    const [file, link, way] = [join(path, 'a'), join(path, 'link'), join(path, 'way')]
+    symlinkSync(path, way)
+    const first = await read(join(way, 'a'))
+    await expectDpsError(read(file), 'STORE_FAILED', 'store')
+    await first.journal.close()
+    symlinkSync('a', link)
+    const second = await read(link)
+    await expectDpsError(read(file), 'STORE_FAILED', 'store')
+    await second.journal.close()
+    expect(readdirSync(path).sort()).toEqual(['a', 'link', 'way'])
   })
 
   it('is not taken from another process that lives, and is from one that does not', async () => {

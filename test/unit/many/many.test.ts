@@ -565,6 +565,26 @@ describe('a run that is gone on with', () => {
     expect(events.some(({ type }) => type === 'store-failed')).toBe(true)
   })
 
+  it('gives a journal the minutes that a long one takes to read, and none for ever', async () => {
+    const slow = (readMs: number) => {
+      const clock = testClock()
+      const store: DeviceJournal = {
+        open: async () => {
+          await tick()
+          clock.advance(readMs)
+          return {
+            at: () => Promise.reject(new Error('unused')),
+            append: async () => {},
+            close: async () => {},
+          }
+        },
+      }
+      return all(provisionMany(list(1), options(new Service(), { store, clock })))
+    }
+    expect(await slow(600_000)).toMatchObject([{ source: 'register' }])
+    await expectDpsError(slow(3_600_000), 'STORE_FAILED', 'store')
+  })
+
   it('says of a journal of another scope so, and leaves it', async () => {
     const path = file()
     const service = new Service()
