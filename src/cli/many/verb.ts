@@ -6,21 +6,11 @@ import type { ExitCode } from '../exit-codes.ts'
 import { kit } from '../kit.ts'
 import type { Given, OptionSpec, Options, OptionValue } from '../options.ts'
 import type { Output } from '../output.ts'
-import { NETWORK, optionsOf, type Verb } from '../verb.ts'
+import { CREDENTIAL, NETWORK, optionsOf, type Verb } from '../verb.ts'
 import { Failed } from './failed.ts'
 import { type Row, readRows } from './list.ts'
 
-const COLUMNS = [
-  'registration-id',
-  'cert',
-  'key',
-  'pkcs12',
-  'key-passphrase-file',
-  'key-passphrase',
-  'symmetric-key-file',
-  'symmetric-key',
-  'payload',
-]
+const COLUMNS = [...CREDENTIAL, 'payload']
 
 const text = (name: string, value: string, help: string): OptionSpec => ({ name, kind: 'text', value, help })
 const MORE: readonly OptionSpec[] = [
