@@ -51,6 +51,7 @@ export type ManyResult<T = unknown> = {
       readonly registrationId: string | undefined
       readonly error: DpsError
       readonly assignment?: undefined
+      readonly source?: undefined
     }
 )
 
