@@ -23,6 +23,9 @@ const shared: Options = {
 // Whitespace costs parsing time on a small board; names stay, so that a stack trace from the field can be read.
 const compact = { minifyWhitespace: true, minifySyntax: true, legalComments: 'none' } as const
 
+/** Node shows the line that an error nobody caught comes from, whole, before the error: a file in one line would fill the screen. */
+const lines = { lineLimit: 200 } as const
+
 /**
  * esbuild gives every CommonJS file all of its helpers, of which most use one, and a list of the names for ESM to find, which
  * only looks into entries. It is near a kilobyte a file, to be stored and to be parsed at every start.
@@ -48,7 +51,12 @@ function slim(code: string, isShared: boolean): string {
 async function withShortLocals(code: string): Promise<string> {
   if (/_\$[A-Za-z]/.test(code)) throw new Error('names with _$ in them are taken: look at tsup.config.ts')
   const open = code.replace(/\b(async|get|set|static)#/g, '$1 #').replace(/#(?=[A-Za-z])/g, '_$')
-  const options = { minifyIdentifiers: true, minifyWhitespace: true, legalComments: 'none' } as const
+  const options = {
+    ...lines,
+    minifyIdentifiers: true,
+    minifyWhitespace: true,
+    legalComments: 'none',
+  } as const
   const short = await transform(open, { ...options, target: 'node20' })
   return short.code.trimEnd().replace(/_\$(?=[A-Za-z])/g, '#')
 }
@@ -140,7 +148,10 @@ const command = (entry: Record<string, string>, metafile: boolean): Options => (
   splitting: false,
   metafile,
   esbuildOptions: (options) => {
-    Object.assign(options, compact, { minifyIdentifiers: true, supported: { 'dynamic-import': false } })
+    Object.assign(options, compact, lines, {
+      minifyIdentifiers: true,
+      supported: { 'dynamic-import': false },
+    })
   },
   esbuildPlugins: [
     globalProcess,
@@ -270,7 +281,7 @@ export default defineConfig([
             return { code: await withShortLocals(slimmed) }
           // What is rare turns whatever it meets into an answer, what issues and renews certificates into an error or an event,
           // and the emulator and the contract suite stand on a desk, beside their source: no trace of any comes from the field.
-          const short = { minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
+          const short = { ...lines, minifyIdentifiers: true, minifyWhitespace: true, format: 'cjs' } as const
           const [names = ''] = /0&&\(module\.exports=[^;]*;\s*$/.exec(slimmed) ?? []
           return { code: (await transform(slimmed, short)).code.trimEnd() + names }
         },

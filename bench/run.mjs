@@ -11,7 +11,7 @@
 // Markdown goes to stdout, talk to stderr. The last line is `N passed, N failed`: benches that ran to their end, what
 // they checked, and gates on instructions, bytes and counts. Time is shown and never judged.
 
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -20,7 +20,7 @@ import { whyNotCounted } from './lib/instructions.mjs'
 import { describeMachine, machine } from './lib/machine.mjs'
 import { preparePeers } from './lib/peers.mjs'
 import { startServer } from './lib/process.mjs'
-import { markdownPage, markdownTable, summaryTable, svgCharts } from './lib/report.mjs'
+import { markdownPage, markdownTable, mergeSummary, summaryTable, svgCharts } from './lib/report.mjs'
 import { judge } from './lib/targets.mjs'
 
 /**
@@ -168,15 +168,20 @@ const judged = judge(measured, { benches: ran, nodeMajor: Number(process.version
 for (const { id, value, gated, passed: ok, gate } of judged) {
   if (gated) count(ok, `gate of ${id}: ${value}, and ${gate} is the limit`)
 }
-const table = summaryTable(judged)
+const earlier = existsSync(join(out, 'summary.json'))
+  ? JSON.parse(readFileSync(join(out, 'summary.json'), 'utf8'))
+  : undefined
+const whole = mergeSummary(earlier, { machine: on, quick: given.quick, ran, targets: judged })
+const table = summaryTable(whole.targets)
+const apart = Object.entries(whole.runs).map(([name, when]) => `${name}, ${when}`)
 const summary = `# ${table.title}
 
-${describeMachine(on)}${given.quick ? ' A quick run: too few samples to quote.' : ''}
+${describeMachine(whole.machine)}${apart.length > 0 ? ` In runs of their own: ${apart.join('; ')}.` : ''}${given.quick ? ' A quick run: too few samples to quote.' : ''}
 
 ${markdownTable(table)}
 `
 write('summary.md', summary)
-write('summary.json', `${JSON.stringify({ machine: on, quick: given.quick, targets: judged }, null, 1)}\n`)
+write('summary.json', `${JSON.stringify(whole, null, 1)}\n`)
 console.log(summary)
 say(`written to ${out}`)
 console.log(`${passed} passed, ${failed} failed`)

@@ -23,16 +23,14 @@ export interface ManyDevice<T = unknown> {
   readonly tag?: T
 }
 
-interface ManyEnd<T> {
+/** How it ended for one device. Frozen. */
+export type ManyResult<T = unknown> = {
   /** The one that was taken from the list. */
   readonly device: ManyDevice<T>
   /** Its place in the list, from 0. */
   readonly position: number
-}
-
-/** How it ended for one device. Frozen. */
-export type ManyResult<T = unknown> =
-  | (ManyEnd<T> & {
+} & (
+  | {
       /** In the spelling of the credential. */
       readonly registrationId: string
       readonly assignment:
@@ -47,13 +45,15 @@ export type ManyResult<T = unknown> =
        */
       readonly source: 'register' | 'journal' | 'lookup'
       readonly error?: undefined
-    })
-  | (ManyEnd<T> & {
+    }
+  | {
       /** As far as it is known. */
       readonly registrationId: string | undefined
       readonly error: DpsError
       readonly assignment?: undefined
-    })
+      readonly source?: undefined
+    }
+)
 
 /**
  * Remembers over crashes and power cuts who has been registered: records that are only ever added to, as bytes, which

@@ -121,6 +121,30 @@ export function svgCharts(title, charts) {
 }
 
 /**
+ * What a run of some benches leaves of the summary that is there: the rest of it, where it is of the same machine.
+ *
+ * @param {Record<string, any> | undefined} earlier as it was written
+ * @param {{ machine: import('./machine.mjs').Machine, quick: boolean, ran: readonly string[], targets: readonly any[] }} run
+ * @returns {{ machine: import('./machine.mjs').Machine, quick: boolean, runs: Record<string, string>, targets: any[] }}
+ *   runs: when a bench ran that did not run with the others
+ */
+export function mergeSummary(earlier, { machine, quick, ran, targets }) {
+  const kept = earlier?.targets.filter(({ bench }) => !ran.includes(bench)) ?? []
+  const same = ['node', 'cpu', 'architecture', 'kernel'].every(
+    (name) => earlier?.machine[name] === machine[name],
+  )
+  if (kept.length === 0 || !same || earlier.quick !== quick)
+    return { machine, quick, runs: {}, targets: [...targets] }
+  const when = `${machine.date.slice(0, 16).replace('T', ' ')} UTC`
+  return {
+    machine: earlier.machine,
+    quick,
+    runs: { ...earlier.runs, ...Object.fromEntries(ran.map((name) => [name, when])) },
+    targets: [...kept, ...targets].sort((a, b) => a.row - b.row),
+  }
+}
+
+/**
  * The summary: every target against what was measured.
  *
  * @param {readonly import('./targets.mjs').Judged[]} judged

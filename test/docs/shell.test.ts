@@ -71,7 +71,9 @@ describe('commands in the pages', () => {
     let seen = 0
     for (const { where, words } of commands) {
       const [first, ...rest] = words[0] === 'npx' ? words.slice(1) : words
-      if (first !== 'dps-device' || rest.length === 0) continue
+      if (!/^dps-device(?:-client)?$/.test(first ?? '') || rest.length === 0) continue
+      if (words[0] === 'npx' && first === 'dps-device')
+        wrong.push(`${where}: npx takes the name of a package`)
       seen += 1
       const [one = '', two] = rest
       const both = `${one} ${two}`

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import {
   declaredPackages,
@@ -29,6 +30,15 @@ describe('the footprint', () => {
     expect(names).toContain('index.cjs')
     expect(names.filter((name) => /^(?:rare|issuance|asn1)-/.test(name))).toEqual([])
     expect(packedContents().files.filter(({ path }) => /dist\/rare-/.test(path))).toHaveLength(1)
+  })
+
+  it('is what the README says, which is short', () => {
+    const { unpackedBytes, files } = packedContents()
+    const readme = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8')
+    const weight = `${(unpackedBytes / 2 ** 20).toFixed(2)} MiB`
+    expect(readme).toContain(`(${weight}, no scripts)`)
+    expect(readme).toContain(`| 1 package, ${files.length} files, ${weight} |`)
+    expect(Buffer.byteLength(readme)).toBeLessThan(15 * 1024)
   })
 
   it('has a budget that is a limit: 1 package, 1 MiB, 60 files', () => {

@@ -3,6 +3,7 @@ import {
   formatNumber,
   markdownPage,
   markdownTable,
+  mergeSummary,
   summaryTable,
   svgCharts,
 } from '../../../bench/lib/report.mjs'
@@ -127,5 +128,52 @@ describe('the summary', () => {
   it('says of a target for another Node that it is one', () => {
     const judged = judge({ handshake: 0.97 }, { benches: ['handshake'], nodeMajor: 24 })
     expect(summaryTable(judged).rows[0]?.at(-1)).toBe('the target is for Node 20')
+  })
+
+  describe('after a run of some benches', () => {
+    const machine = {
+      node: '20.0.0',
+      openssl: '3',
+      v8: '11',
+      cpu: 'a',
+      architecture: 'x64',
+      cores: 2,
+      kernel: 'Linux',
+      date: '2026-11-25T03:15:12.529Z',
+      pinning: 'none',
+    }
+    const target = (row: number, bench: string, value: number) => ({ row, bench, value })
+    const full = mergeSummary(undefined, {
+      machine,
+      quick: false,
+      ran: ['handshake', 'footprint'],
+      targets: [target(1, 'handshake', 7), target(14, 'footprint', 60), target(16, 'fleet', 1)],
+    })
+    const later = {
+      machine: { ...machine, date: '2026-11-26T08:01:00.000Z' },
+      quick: false,
+      ran: ['footprint'],
+      targets: [target(14, 'footprint', 57)],
+    }
+
+    it('keeps the others, says which ran apart, and when', () => {
+      expect(mergeSummary(full, later)).toEqual({
+        machine,
+        quick: false,
+        runs: { footprint: '2026-11-26 08:01 UTC' },
+        targets: [target(1, 'handshake', 7), target(14, 'footprint', 57), target(16, 'fleet', 1)],
+      })
+    })
+
+    it('keeps nothing of another machine, of another Node, or beside a quick run', () => {
+      for (const other of [
+        { machine: { ...later.machine, cpu: 'b' } },
+        { machine: { ...later.machine, node: '22.0.0' } },
+        { quick: true },
+      ]) {
+        const run = { ...later, ...other }
+        expect(mergeSummary(full, run).targets).toEqual(run.targets)
+      }
+    })
   })
 })
