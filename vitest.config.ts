@@ -18,5 +18,7 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 30_000,
     pool: 'forks',
+    // Of two cores vitest would use one, and take twice as long.
+    maxWorkers: '100%',
   },
 })

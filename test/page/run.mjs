@@ -55,7 +55,8 @@ const commandOf = new Map(ready.devices.map(({ registrationId, command }) => [re
 
 /** Runs the printed command of a device; resolves to its exit code. */
 async function register(id) {
-  const command = commandOf.get(id).replace(/^dps-device /, `'${COMMAND}' `)
+  // npm has started this, and so the emulator says npx.
+  const command = commandOf.get(id).replace(/^(?:npx dps-device-client|dps-device) /, `'${COMMAND}' `)
   const [code] = await once(spawn('sh', ['-c', command], { stdio: 'ignore' }), 'exit')
   return code
 }
