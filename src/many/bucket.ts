@@ -50,8 +50,7 @@ export class Bucket {
 
   /** No turn for so long, and a random part more, since others were told the same; nor a burst when it is over. */
   hold(ms: number): void {
-    const { random } = this.#clock
-    const until = this.#clock.monotonic() + ms * (1 + random() / 5) + BURST_MS
+    const until = this.#clock.monotonic() + ms * (1 + this.#clock.random() / 5) + BURST_MS
     this.#dueMs = Math.max(this.#dueMs, until)
   }
 

@@ -309,13 +309,12 @@ class Run<T> {
   }
 
   async #assigned(device: ManyDevice<T>, position: number, end: { registrationId: string | undefined }) {
-    const { object, refuseUnknown, resolveOptions, within, loadChecked, OrderedCredentials, bindingOf } =
+    const { object, refuseUnknown, checkCredential, within, loadChecked, OrderedCredentials, bindingOf } =
       this.#tools
     const { idScope, host, clock, totalMs } = this.#settings
     const { signal } = this.#stop
     refuseUnknown('device.', object('device', device), DEVICE)
-    const { credential } = resolveOptions({ idScope, credential: device.credential as Credential })
-    const credentials = OrderedCredentials.of(credential)
+    const credentials = OrderedCredentials.of(checkCredential(device.credential))
     await within(totalMs, clock, signal, () => loadChecked(credentials), 'the credential')
     const own = credentials.identities.map((identity) => identity && bindingOf(idScope, host, identity))
     const { registrationId } = own.find((binding) => binding !== undefined)!

@@ -123,7 +123,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
   const host = hostName('host', options.host ?? DEFAULT_HOST)
   return Object.freeze({
     idScope,
-    credential: credential(options.credential),
+    credential: checkCredential(options.credential),
     host,
     portFor: ports(options.port),
     connectTo: options.connectTo === undefined ? undefined : hostName('connectTo', options.connectTo),
@@ -222,7 +222,9 @@ export function hostName(name: string, value: unknown): string {
   return value.toLowerCase()
 }
 
-function credential<T extends ProvisioningClientOptions['credential']>(given: T): T | readonly Credential[] {
+export function checkCredential<T extends ProvisioningClientOptions['credential']>(
+  given: T,
+): T | readonly Credential[] {
   const list: readonly Credential[] = Array.isArray(given) ? given : [given]
   if (list.length === 0) throw invalid('credential', 'must have at least one credential in its list')
   for (const [index, one] of list.entries()) {
