@@ -24,8 +24,7 @@ const PASSPHRASE = 'correct horse battery staple'
 const PROXY_PASSWORD = 'open sesame, said the forty'
 const folder = mkdtempSync(join(tmpdir(), 'secrets-'))
 const emulator = await emulatorEntry.startEmulator({ assigning: { polls: 0 } })
-const groupKey = emulatorEntry.generateSymmetricKey()
-const key = await factory.deriveDeviceKey({ groupKey, registrationId: ID })
+const [groupKey, key] = await groupOfDeviceKey(/\//)
 emulator.enrollments.addGroup({
   groupId: 'sas',
   attestation: { symmetricKey: { primaryKey: groupKey } },
@@ -55,6 +54,15 @@ const secrets = new Map([
   ['the password of the proxy, encoded', encodeURIComponent(PROXY_PASSWORD)],
   ['that password as Basic', Buffer.from(`device:${PROXY_PASSWORD}`).toString('base64')],
 ])
+
+/** A device's key of the kind that is asked for, and the key of its group: a quarter of all keys could name a device. */
+async function groupOfDeviceKey(kind: RegExp): Promise<readonly [group: string, device: string]> {
+  for (;;) {
+    const groupKey = emulatorEntry.generateSymmetricKey()
+    const deviceKey = await factory.deriveDeviceKey({ groupKey, registrationId: ID })
+    if (kind.test(deviceKey)) return [groupKey, deviceKey]
+  }
+}
 
 /** The public key stands in the same lines as the private one, in any of the three ways that base64 may be cut. */
 const spki = createPublicKey(privateKey).export({ type: 'spki', format: 'der' })
@@ -548,6 +556,15 @@ describe('a secret in the place of an option', () => {
       })
     }
   }
+})
+
+// Its letters are those of a name, and a hub is told a name: nothing but the device knows better.
+test('a key that could be the name of a module is taken for one', async () => {
+  const [, name] = await groupOfDeviceKey(/^[^+/]+$/)
+  const settings = await main.hubSettings({ assignedHub: 'h.azure-devices.net', deviceId: ID }, sas(), {
+    moduleId: name,
+  })
+  expect(settings.clientId).toBe(`${ID}/${name}`)
 })
 
 test('every debug switch of Node and of what is bundled prints no secret', async () => {
