@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { createHmac, createPrivateKey, createPublicKey, type KeyObject } from 'node:crypto'
+import { createHmac, createPrivateKey } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -12,7 +12,7 @@ import * as factory from '../../src/factory/index.ts'
 import * as hubEntry from '../../src/hub/index.ts'
 import * as main from '../../src/index.ts'
 import * as testing from '../../src/testing/index.ts'
-import { found, linesOf, listen, said, say, secretsOfKey, spellings } from '../support/said.ts'
+import { found, linesOf, listen, publicPartOf, said, say, secretsOfKey, spellings } from '../support/said.ts'
 
 // Every name that the package exports, and every option that it takes: whatever holds a secret, or is given one by mistake,
 // is printed in all ways and has none of it. Memory is not looked at.
@@ -64,11 +64,6 @@ async function groupOfDeviceKey(kind: RegExp): Promise<readonly [group: string, 
   }
 }
 
-/** The public key stands in the same lines as the private one, in any of the three ways that base64 may be cut. */
-function publicPartOf(key: string | KeyObject): string {
-  const spki = createPublicKey(key).export({ type: 'spki', format: 'der' })
-  return [0, 1, 2].map((start) => spki.subarray(start).toString('base64')).join('')
-}
 const published = [
   device.cert,
   (await factory.createCsr({ registrationId: ID, key: device.key })).pem,

@@ -1,4 +1,4 @@
-import type { KeyObject } from 'node:crypto'
+import { createPublicKey, type KeyObject } from 'node:crypto'
 import { format, inspect } from 'node:util'
 import { afterEach, beforeEach, vi } from 'vitest'
 import { DpsError } from '../../src/index.ts'
@@ -82,6 +82,12 @@ export function secretsOfKey(key: KeyObject): readonly (readonly [string, string
     ...linesOf('the key as PKCS#8', key.export({ type: 'pkcs8', format: 'pem' }) as string),
     ...linesOf('the key as SEC1', key.export({ type: 'sec1', format: 'pem' } as never) as string),
   ]
+}
+
+/** The public key stands in the same lines as the private one, in any of the three ways that base64 may be cut. */
+export function publicPartOf(key: string | KeyObject): string {
+  const spki = createPublicKey(key).export({ type: 'spki', format: 'der' })
+  return [0, 1, 2].map((start) => spki.subarray(start).toString('base64')).join('')
 }
 
 /** For all tests of a file: keeps what they say on their own, to the console, a stream or as a warning. */
