@@ -6,6 +6,7 @@ import { generate } from 'mqtt-packet'
 import { afterEach, describe, expect, it } from 'vitest'
 import type { FaultSpec } from '../../../src/emulator/index.ts'
 import type { ConnectTarget } from '../../../src/options/options.ts'
+import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
 import { HubStage, ID } from './stage.ts'
 
@@ -64,8 +65,7 @@ describe('in place of CONNACK', () => {
   ])('%s is a protocol violation', async (_, raw) => {
     stage = await HubStage.open()
     stage.emulator.faults.add({ at: 'hub-connect', do: { raw }, times: Number.POSITIVE_INFINITY })
-    const options = { retry: { maxAttempts: 1 }, timeouts: { connectMs: 500 } }
-    await expectDpsError(stage.connect(options), 'PROTOCOL_VIOLATION', 'connect')
+    await expectDpsError(stage.connect({ retry: { maxAttempts: 1 } }), 'PROTOCOL_VIOLATION', 'connect')
     await expect.poll(() => stage.emulator.openConnections).toBe(0)
   })
 
@@ -105,9 +105,15 @@ describe('in place of SUBACK', () => {
     ['an answer to something else', { raw: Buffer.from([0x90, 4, 0, 0, 0, 0]) }],
   ] as const)('%s ends the connection, and what was asked waits for the next', async (_, action) => {
     stage = await HubStage.open()
-    stage.emulator.faults.add({ at: 'hub-subscribe', do: action })
-    const hub = await stage.connect({ timeouts: { subscribeMs: 100 } })
-    expect((await hub.twin.get()).desired.version).toBe(1)
+    const { hit } = stage.emulator.faults.add({ at: 'hub-subscribe', do: action })
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177 })
+    const asked = hub.twin.get()
+    await hit
+    // Acknowledged after what came in place of SUBACK.
+    if (action !== 'silence') await hub.sendTelemetry('x')
+    clock.advance(15_000)
+    expect((await asked).desired.version).toBe(1)
     expect(stage.of('disconnected')).toMatchObject([{ error: { phase: 'subscribe', code: 'TIMEOUT' } }])
   })
 })
@@ -169,11 +175,16 @@ describe('about the twin', () => {
   it('an answer to nobody, or a second one, is passed over', async () => {
     stage = await HubStage.open()
     stage.emulator.faults.add({ at: 'twin-reply', do: 'duplicate' })
-    stage.emulator.faults.add({ at: 'twin-reply', do: 'wrong-rid' })
-    const hub = await stage.connect({ timeouts: { pollMs: 200 } })
+    const { hit } = stage.emulator.faults.add({ at: 'twin-reply', do: 'wrong-rid' })
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177 })
     await hub.twin.get()
-    await expectDpsError(hub.twin.get(), 'TIMEOUT', 'hub')
+    const unanswered = hub.twin.get()
+    await hit
+    // This answer comes after the one to nobody.
     expect((await hub.twin.get()).desired.version).toBe(1)
+    clock.advance(30_000)
+    await expectDpsError(unanswered, 'TIMEOUT', 'hub')
     expect(stage.of('disconnected')).toEqual([])
   })
 

@@ -1,9 +1,9 @@
 import { afterEach, describe, expect, it } from 'vitest'
-import { systemClock } from '../../../src/clock.ts'
 import { x509 } from '../../../src/credential/x509.ts'
 import type { TelemetryRecord } from '../../../src/emulator/index.ts'
 import { testClock } from '../../support/clock.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
+import { StepClock } from '../../support/step-clock.ts'
 import { ASSIGNMENT, HUB, HubStage, ID, KEY } from './stage.ts'
 
 let stage: HubStage
@@ -141,13 +141,17 @@ describe('a connection that breaks', () => {
 
   it('reads the whole again where more changes came meanwhile than are kept', async () => {
     stage = await HubStage.open()
-    const hub = await stage.connect({ timeouts: { pollMs: 200 } })
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177 })
     await hub.twin.get()
     const unread = stage.emulator.faults.add({ at: 'twin-reply', do: 'silence' })
     const changes: unknown[] = []
     hub.twin.onDesired(({ properties, version, complete }) => changes.push([properties, version, complete]))
     await unread.hit
     for (let count = 0; count < 100; count += 1) stage.emulator.hub.updateDesired(ID, { count })
+    // This answer comes after all of them.
+    await hub.twin.get()
+    clock.advance(30_000)
     await expect.poll(() => changes).toEqual([[{ count: 99 }, 101, true]])
     stage.emulator.hub.updateDesired(ID, { count: null })
     await expect.poll(() => changes.slice(1)).toEqual([[{ count: null }, 102, false]])
@@ -186,15 +190,18 @@ describe('a hub that does not answer', () => {
     stage = await HubStage.open()
     // For the renewal, for the first attempt, for the next.
     const chances = [0, 0, 1]
+    const clock = Object.assign(new StepClock(), { random: () => chances.shift() ?? 0 })
     const hub = await stage.connect({
-      clock: { ...systemClock, random: () => chances.shift() ?? 0 },
-      timeouts: { subscribeMs: 100 },
+      clock,
+      keepAliveSeconds: 1177,
       retry: { baseDelayMs: 600_000, maxDelayMs: 600_000 },
     })
     await hub.twin.get()
-    stage.emulator.faults.add({ at: 'hub-subscribe', do: 'silence' })
+    const { hit } = stage.emulator.faults.add({ at: 'hub-subscribe', do: 'silence' })
     const failed = stage.next('reconnecting', 1)
     stage.emulator.hub.disconnect(ID)
+    await hit
+    clock.advance(15_000)
     expect(await failed).toMatchObject({ delayMs: 600_000, error: { code: 'TIMEOUT', phase: 'subscribe' } })
     await expect.poll(() => stage.emulator.openConnections).toBe(0)
     expect(hub.state).toBe('waiting')
@@ -217,13 +224,14 @@ describe('a hub that does not answer', () => {
   it('is pinged once in every keep-alive, and stays', async () => {
     stage = await HubStage.open()
     const clock = testClock()
-    await stage.connect({ clock, keepAliveSeconds: 180, tokenLifetimeSeconds: 86_400 })
+    const hub = await stage.connect({ clock, keepAliveSeconds: 180, tokenLifetimeSeconds: 86_400 })
     const pongs = () => stage.emulator.log.packets.filter(({ type }) => type === 'pingresp').length
     for (let turn = 1; turn <= 3; turn += 1) {
       clock.advance(90_000)
       clock.advance(90_000)
       await expect.poll(pongs).toBe(turn)
-      await new Promise((resolve) => setTimeout(resolve, 20))
+      // This answer comes after the pong.
+      await hub.twin.get()
     }
     expect(stage.of('disconnected')).toEqual([])
   })
@@ -243,9 +251,13 @@ describe('a hub that does not answer', () => {
 
   it('about the twin in time is a TIMEOUT of that request, and the connection stays', async () => {
     stage = await HubStage.open()
-    stage.emulator.faults.add({ at: 'twin-reply', do: 'silence' })
-    const hub = await stage.connect({ timeouts: { pollMs: 50 } })
-    await expectDpsError(hub.twin.get(), 'TIMEOUT', 'hub')
+    const { hit } = stage.emulator.faults.add({ at: 'twin-reply', do: 'silence' })
+    const clock = testClock()
+    const hub = await stage.connect({ clock, keepAliveSeconds: 1177 })
+    const unanswered = hub.twin.get()
+    await hit
+    clock.advance(30_000)
+    await expectDpsError(unanswered, 'TIMEOUT', 'hub')
     expect((await hub.twin.get()).desired.version).toBe(1)
     expect(stage.of('disconnected')).toEqual([])
   })
@@ -384,7 +396,7 @@ describe('the first connection', () => {
     expect(error.retryable).toBe(true)
     expect(stage.of('reconnecting')).toHaveLength(2)
     const late = await expectDpsError(
-      stage.connect({ timeouts: { totalMs: 300 }, retry: { baseDelayMs: 60_000 } }),
+      stage.connect({ clock: testClock(), timeouts: { totalMs: 20_000 }, retry: { baseDelayMs: 60_000 } }),
       'DEADLINE_EXCEEDED',
       'connect',
     )
