@@ -59,7 +59,8 @@ export async function openOutput(environment: NodeJS.ProcessEnv): Promise<Output
     },
     progress: (text) => {
       if (!err || environment.TERM === 'dumb') return
-      write(STDERR, `\r\x1b[K${text}`)
+      // Without wrapping (DECAWM): what a narrow terminal breaks into two lines, the next one cannot replace.
+      write(STDERR, `\r\x1b[K\x1b[?7l${text}\x1b[?7h`)
       shown = true
     },
     clear,

@@ -639,7 +639,7 @@ describe('a terminal', () => {
     expect(code).toBe(0)
     expect(stdout).toContain('\x1b[32mok')
     expect(stdout).toContain('\x1b[33mwarning')
-    expect(stdout).toContain('\r\x1b[Kmqtt.connect: tls …')
+    expect(stdout).toContain('\r\x1b[K\x1b[?7lmqtt.connect: tls …')
     const plain = await inTerminal(well, { NO_COLOR: '1' })
     expect(plain.stdout).toContain('mqtt.connect')
     expect(plain.stdout).not.toContain('\x1b[3')

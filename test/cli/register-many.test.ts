@@ -460,6 +460,36 @@ describe('a person', () => {
     expect(ran.stdout).toMatch(/done {4}.*30/)
   })
 
+  /** What a terminal shows, without what controls it. */
+  const onTerminal = async (args: readonly string[]) => {
+    const words = [COMMAND, ...args].map((word) => `'${word}'`).join(' ')
+    const command = ['script', '-qec', words, '/dev/null']
+    const ran = await run([], { command, env: { TERM: 'xterm', SHELL: '/bin/sh' } })
+    return { ...ran, shown: ran.stdout.split('\r\x1b[K') }
+  }
+
+  test.skipIf(!hasScript)('sees what all wait for while the service asks for patience', async () => {
+    const list = listed(`registrationId\n${ids(3).join('\n')}\n`)
+    emulator.faults.add({ at: 'register-reply', do: { reply: { status: 429, retryAfter: '4' } } })
+    const { code, shown } = await onTerminal(many(list, ...group, '--concurrency', '1'))
+    expect(code).toBe(0)
+    const waits = shown.filter((line) => /0 assigned, 0 failed; THROTTLED: all wait [2-5]\.0 s/.test(line))
+    expect(waits.length).toBeGreaterThanOrEqual(2)
+    // A line that wraps could not be replaced.
+    for (const line of waits) {
+      expect(line.startsWith('\x1b[?7l')).toBe(true)
+      expect(line.trimEnd().endsWith('\x1b[?7h')).toBe(true)
+    }
+  })
+
+  test.skipIf(!hasScript)('sees when the devices under way try again, while no other comes on', async () => {
+    const list = listed(`registrationId\n${ids(1).join('\n')}\n`)
+    emulator.faults.add({ at: 'register-reply', do: { reply: { status: 412, retryAfter: '4' } } })
+    const { code, shown } = await onTerminal(many(list, ...group))
+    expect(code).toBe(0)
+    expect(shown.join('\n')).toMatch(/0 assigned, 0 failed; [A-Z_]+: tried again within [2-5]\.0 s/)
+  })
+
   test('is told of the first failures, and how many there were', async () => {
     const list = listed(
       `registrationId,symmetricKey\n${ids(50)

@@ -74,6 +74,8 @@ const columns = (): readonly string[] => COLUMNS.map(kit.fileName)
 const MAX_TOLD = 20
 
 const PROGRESS_MS = 200
+/** What is waited for changes by the second. */
+const TICK_MS = 1000
 const BAR = 24
 
 class Batch {
@@ -89,6 +91,10 @@ class Batch {
   #failures = 0
   #told = 0
   #shownAt = Number.NEGATIVE_INFINITY
+  #endsAt = 0
+  #movedAt = this.#startedAt
+  /** The longest waits that are known, of one device and of all, and when they are about over. */
+  readonly #waits = { one: { until: 0, code: '' }, all: { until: 0, code: '' } }
 
   constructor(options: Options, output: Output) {
     this.#options = options
@@ -138,6 +144,14 @@ class Batch {
       }
     }
     let end: DpsError | undefined
+    let disarm = () => {}
+    const tick = () => {
+      disarm = kit.systemClock.after(TICK_MS, () => {
+        this.#show()
+        tick()
+      })
+    }
+    tick()
     try {
       for await (const result of library.provisionMany<Row>(devices(), {
         ...settings,
@@ -152,6 +166,7 @@ class Batch {
         ...given('timeouts', totalMs === undefined ? undefined : { totalMs }),
         onEvent: (event, device) => {
           if (event.type === 'warning') this.#tell(`warning: ${event.message}`, device?.tag)
+          else if (event.type === 'retry') this.#awaits(event.error, event.delayMs)
         },
       })) {
         if (result.error !== undefined) failed.add(result.device.tag!.cells, result.error)
@@ -161,6 +176,7 @@ class Batch {
       if (!kit.DpsError.is(error)) throw error
       end = error
     } finally {
+      disarm()
       this.#output.clear()
       this.#summarize(failed.end(end === undefined), end !== undefined && journal !== undefined)
     }
@@ -203,6 +219,7 @@ class Batch {
     } else {
       const { error } = result
       this.#failures++
+      this.#awaits(error, undefined)
       increase(this.#codes, error.code)
       if (this.#json)
         this.#output.result(JSON.stringify({ line, registrationId, ...JSON.parse(kit.errorJson(error)) }))
@@ -214,7 +231,30 @@ class Batch {
         )
       }
     }
-    this.#show(result.device.tag!.endsAt)
+    this.#endsAt = result.device.tag!.endsAt
+    this.#movedAt = kit.systemClock.monotonic()
+    this.#show()
+  }
+
+  /** @param delayMs until the device tries again, if it does */
+  #awaits({ code, retryAfterMs }: DpsError, delayMs: number | undefined): void {
+    const forAll = code === 'THROTTLED' || (code === 'SERVICE_UNAVAILABLE' && retryAfterMs !== undefined)
+    // Some of it is by chance.
+    const ms = forAll && retryAfterMs !== undefined ? retryAfterMs * 1.1 : delayMs
+    const who = forAll ? 'all' : 'one'
+    const until = kit.systemClock.monotonic() + (ms ?? 0)
+    if (until > this.#waits[who].until) this.#waits[who] = { until, code }
+  }
+
+  /** What nothing happens for. */
+  #waitsFor(now: number): string | undefined {
+    const { one, all } = this.#waits
+    const left = (until: number) => duration(Math.round((until - now) / 1000))
+    // One that is over in a moment is no news; nor is that of one device while others come on.
+    if (all.until - now > TICK_MS) return `${all.code}: all wait ${left(all.until)}`
+    if (one.until - now > TICK_MS && now - this.#movedAt > TICK_MS)
+      return `${one.code}: tried again within ${left(one.until)}`
+    return undefined
   }
 
   #tell(message: string, row: Row | undefined): void {
@@ -234,12 +274,12 @@ class Batch {
   }
 
   /** So that a device now and then does not cost what many would. */
-  #show(endsAt: number): void {
+  #show(): void {
     const now = kit.systemClock.monotonic()
     if (this.#quiet || now - this.#shownAt < PROGRESS_MS) return
     this.#shownAt = now
     const seconds = (now - this.#startedAt) / 1000
-    const part = this.#size === undefined ? undefined : Math.min(1, endsAt / this.#size)
+    const part = this.#size === undefined ? undefined : Math.min(1, this.#endsAt / this.#size)
     const filled = Math.round((part ?? 0) * BAR)
     const bar =
       part === undefined
@@ -247,9 +287,9 @@ class Batch {
         : `${'█'.repeat(filled)}${'░'.repeat(BAR - filled)} ${Math.floor(part * 100)} %  `
     const rate = ((this.#sources.register + this.#sources.lookup + this.#failures) / seconds).toFixed(1)
     const left = part === undefined || part === 0 ? '' : `, ${duration((seconds * (1 - part)) / part)} left`
-    this.#output.progress(
-      `${bar}${this.#assigned} assigned, ${this.#failures} failed, ${rate} a second${left}`,
-    )
+    const wait = this.#waitsFor(now)
+    const then = wait === undefined ? `, ${rate} a second${left}` : `; ${wait}`
+    this.#output.progress(`${bar}${this.#assigned} assigned, ${this.#failures} failed${then}`)
   }
 
   #summarize(failedFile: string | undefined, canGoOn: boolean): void {
