@@ -466,6 +466,33 @@ describe('one configuration file', () => {
     const typo = bench.write('typo.json', JSON.stringify({ idScop: 'x' }))
     const ran = await run(['lookup', '--config', typo])
     expect(ran).toMatchObject({ code: 2, stderr: expect.stringContaining('idScop in') })
+    expect(ran.stderr).toContain('dps-device lookup --help')
+  })
+
+  test('that wants JSON has it of what is wrong with options too', async () => {
+    const json = bench.write('json.json', JSON.stringify({ json: true, idScope: 'x' }))
+    const typo = bench.write('json-typo.json', `\uFEFF${JSON.stringify({ json: true, idScop: 'x' })}`)
+    const wanted = [
+      { args: ['lookup', '--nonsense', '--config', json], says: '--nonsense is not known' },
+      { args: ['register', '--nonsense', `--config=${json}`], says: '--nonsense is not known' },
+      { args: ['register', '--nonsense'], env: { DPS_CONFIG: json }, says: '--nonsense is not known' },
+      { args: ['lookup', '--config', typo], says: `idScop in ${typo} is not known` },
+      { args: ['register', '--config', '-'], input: readFileSync(typo, 'utf8'), says: 'idScop in -' },
+    ]
+    for (const { args, env = {}, input = '', says } of wanted) {
+      const { code, stdout, stderr } = await run(args, { env, input })
+      expect({ code, stderr }).toEqual({ code: 2, stderr: '' })
+      expect(JSON.parse(stdout).error).toMatchObject({
+        code: 'OPTION_INVALID',
+        message: expect.stringContaining(says),
+      })
+    }
+    // A stronger source does not want it, the file is none, or a pipe has nothing to say for now.
+    execFileSync('mkfifo', [bench.file('pipe')])
+    for (const [config, ...more] of [[json, '--json=false'], ['nowhere'], [bench.file('pipe')], ['']]) {
+      const ran = await run(['lookup', '--nonsense', '--config', config!, ...more])
+      expect(ran).toMatchObject({ code: 2, stdout: '', stderr: expect.stringMatching(/^OPTION_INVALID/) })
+    }
   })
 })
 

@@ -142,11 +142,11 @@ describe('what is wrong with one row', () => {
     )
     for (const [line, what] of [
       [3, /payload in line 3 is not JSON|quotes do not match/],
-      [4, /--key is missing/],
+      [4, /a cell for key is missing/],
       [5, /has 3 cells, and there are 5 columns/],
       [6, /CREDENTIAL_UNREADABLE .*cert in line 6: .* does not exist/],
       [7, /both a certificate and a symmetric key/],
-      [8, /there is no credential/],
+      [8, /a cell for registrationId is missing/],
       [9, /UNAUTHORIZED/],
       [10, /its quotes do not match/],
       [11, /came before/],
@@ -155,6 +155,41 @@ describe('what is wrong with one row', () => {
       expect(ran.stderr).toMatch(new RegExp(`^line ${line}: .*${what.source}`, 'm'))
     }
     expect(ran.stderr).not.toContain(DEVICE_KEY)
+  })
+
+  test('is said in the words of the list, whose columns are no options', async () => {
+    const rows = [
+      'registrationId,cert,key,pkcs12,symmetricKey,symmetricKeyFile',
+      'press-1,,{}/key.pem,,,',
+      'press-2,,,,,',
+      'press-3,,,,no-key,',
+      'press 4,,,,no-key,',
+      `press-5,,,,${DEVICE_KEY},{}/sas.key`,
+      'press-6,{}/cert.pem,{}/key.pem,{}/cert.pem,,',
+      'press-7,,,{}/cert.pem,,',
+      `,,,,${DEVICE_KEY},`,
+    ]
+    const failed = bench.file('words.csv')
+    const ran = await run(many(listed(`${rows.join('\n')}\n`), '--failed', failed))
+    const said = ran.stderr.trimEnd().split('\n').sort()
+    expect(said.map((line) => line.replace(/^line \d: (?:press-\d: )?\w+ in phase config: /, ''))).toEqual([
+      'a cell for cert is missing: the certificate that belongs to key in line 2',
+      'the row has no credential: it needs cert and key, pkcs12, symmetricKeyFile or symmetricKey',
+      'The symmetric key contains - or _ at position 3 of 6: it is in the URL-safe alphabet, not base64.',
+      'registrationId contains U+0020 at position 6; allowed are letters, digits and - . _ :.',
+      'the row has both symmetricKey and symmetricKeyFile: give one of the two',
+      'the row has both cert and pkcs12: give one of the two',
+      expect.stringMatching(/^pkcs12 is PEM, .*: give it as cert and key/),
+      'a cell for registrationId is missing: a symmetric key does not say whose it is',
+    ])
+    for (const text of [ran.stderr, readFileSync(failed, 'utf8')]) expect(text).not.toMatch(/--|`/)
+  })
+
+  test('of a list that names nobody is told', async () => {
+    for (const content of ['', '\n\n', 'registrationId,symmetricKey\n']) {
+      const ran = await run(many(listed(content)))
+      expect(ran).toMatchObject({ code: 0, stderr: 'warning: the list names no device\n' })
+    }
   })
 
   test('with a key in any column, or in place of the columns, and no piece of it is repeated', async () => {

@@ -341,6 +341,8 @@ describe('a name that is nearly right', () => {
       const ran = await run(args)
       expect(ran.code).toBe(2)
       expect(ran.stderr).toContain(`Did you mean ${meant}?`)
+      // Where all of them are listed.
+      expect(ran.stderr).toContain(args.length === 1 ? ' dps-device --help.' : ' dps-device register --help.')
     })
   }
 })

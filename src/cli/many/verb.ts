@@ -165,7 +165,11 @@ class Batch {
         ...given('store', journal === undefined ? undefined : library.fileJournal(journal)),
         ...given('timeouts', totalMs === undefined ? undefined : { totalMs }),
         onEvent: (event, device) => {
-          if (event.type === 'warning') this.#tell(`warning: ${event.message}`, device?.tag)
+          if (event.type === 'warning')
+            this.#tell(
+              `warning: ${device === undefined ? kit.spoken(event.message) : kit.spokenOfRow(event.message)}`,
+              device?.tag,
+            )
           else if (event.type === 'retry') this.#awaits(event.error, event.delayMs)
         },
       })) {
@@ -181,6 +185,7 @@ class Batch {
       this.#summarize(failed.end(end === undefined), end !== undefined && journal !== undefined)
     }
     if (end !== undefined) throw end
+    if (this.#assigned + this.#failures === 0) this.#tell('warning: the list names no device', undefined)
     return this.#failures > 0 ? kit.EXIT.some : kit.EXIT.ok
   }
 
@@ -196,15 +201,26 @@ class Batch {
       const registrationId = kit.text(row, 'registration-id')
       const symmetric = has('symmetric-key', 'symmetric-key-file')
       const certified = has('cert', 'key', 'pkcs12')
+      for (const names of EXCLUSIVE) {
+        const both = names.filter((name) => row.has(name)).map(kit.fileName)
+        if (both.length > 1) throw kit.usage(`the row has both ${both.join(' and ')}: give one of the two`)
+      }
       if (symmetric && certified) throw kit.usage('the row has both a certificate and a symmetric key')
-      if (groupKey !== undefined && registrationId !== undefined && !symmetric && !certified) {
+      if (!symmetric && !certified && groupKey === undefined)
+        throw kit.usage(
+          'the row has no credential: it needs cert and key, pkcs12, symmetricKeyFile or symmetricKey',
+        )
+      const called = (name: string) => `a cell for ${kit.fileName(name)}`
+      if (groupKey !== undefined && !symmetric && !certified) {
+        if (registrationId === undefined)
+          throw kit.usage(`${called('registration-id')} is missing: the key of the device is made from it`)
         return library.symmetricKey({
           registrationId,
           key: await deriveDeviceKey({ groupKey, registrationId }),
         })
       }
       const own = has('key-passphrase', 'key-passphrase-file')
-      return kit.credentialOf(own ? row : new Map([...common, ...row]), library)
+      return kit.credentialOf(own ? row : new Map([...common, ...row]), library, undefined, called)
     }
   }
 
@@ -226,7 +242,7 @@ class Batch {
       else {
         const who = registrationId === undefined ? '' : ` ${registrationId}:`
         this.#tell(
-          `${kit.printable(who, 140)} ${error.code} in phase ${error.phase}: ${error.message}`.trimStart(),
+          `${kit.printable(who, 140)} ${error.code} in phase ${error.phase}: ${kit.spokenOfRow(error.message)}`.trimStart(),
           result.device.tag,
         )
       }
@@ -264,7 +280,7 @@ class Batch {
     this.#output.note(
       this.#told > MAX_TOLD
         ? 'What else there is to tell is only counted; --failed FILE has all of it.'
-        : kit.spoken(kit.printable(`${where}${message}`, 1000)),
+        : kit.printable(`${where}${message}`, 1000),
     )
   }
 
@@ -332,6 +348,14 @@ class Batch {
     )
   }
 }
+
+/** Two columns of one thing. */
+const EXCLUSIVE = [
+  ['symmetric-key', 'symmetric-key-file'],
+  ['key-passphrase', 'key-passphrase-file'],
+  ['cert', 'pkcs12'],
+  ['key', 'pkcs12'],
+]
 
 const IN_DOUBT = ['lookup', 'register'] as const
 const SECRET_FILES = ['group-key-file', 'key-passphrase-file']
