@@ -306,7 +306,7 @@ export class Hub implements HubConnection {
   ): Promise<Hub> {
     const hub = new Hub(settings, source, emit, companion)
     await hub.#start(patient)
-    if (hub.#stop === undefined) hub.#accompanied = companion?.(hub, hub.#abort.signal)
+    hub.#accompanied = companion?.(hub, hub.#abort.signal)
     return hub
   }
 

@@ -793,6 +793,37 @@ describe('options', () => {
     expect(stage.emulator.log.connections).toEqual([])
   })
 
+  it('that share one certificate are refused while the first connection lasts, and the first goes on', async () => {
+    await start()
+    const on = disk()
+    const { credential } = options(on)
+    const first = boot(on, { credential })
+    const second = await expectDpsError(
+      provisionAndConnect(options(disk(), { credential })),
+      'OPTION_INVALID',
+      'config',
+    )
+    expect(second.message).toMatch(
+      /^credential begins with an issuedCertificate\(\) that another .* keeps up/,
+    )
+    const hub = await first
+    await expectDpsError(provisionAndConnect(options(disk(), { credential })), 'OPTION_INVALID', 'config')
+    await renewed()
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'hub'])
+    await hub.close()
+    await (await boot(on, { credential })).sendTelemetry('y')
+    expect(received()).toEqual(['x', 'y'])
+  })
+
+  it('of a call that failed leave the certificate to the next', async () => {
+    await start()
+    const { credential } = options(disk())
+    const signal = AbortSignal.abort()
+    await expectDpsError(boot(disk(), { credential, signal }), 'CANCELLED', 'config')
+    await (await boot(disk(), { credential })).sendTelemetry('x')
+  })
+
   it('say when to renew', async () => {
     await start()
     await boot(disk(), { issuance: { curve: 'P-256', renewAt: 0.5 } })
