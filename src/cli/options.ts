@@ -357,7 +357,8 @@ export function unknown(name: string, known: readonly string[], where = ''): Dps
 /** The nearest name, where it is near enough to be a slip: a third of its letters. */
 function nearestOf(name: string, known: readonly string[]): string | undefined {
   let nearest: string | undefined
-  let least = Math.ceil(name.length / 3) + 1
+  const letters = name.replaceAll('-', '').length
+  let least = Math.ceil(letters / 3) + 1
   for (const candidate of known) {
     // Cut short, or said at greater length, by a person who guesses.
     const guessed =

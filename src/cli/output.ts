@@ -141,6 +141,7 @@ const SPOKEN: readonly (readonly [RegExp, string])[] = [
   [/`?\bconnectTo\b`?/g, '--connect-to'],
   [/`?\bapiVersion\b`?/g, '--api-version'],
   [/`(host|proxy)`/g, '--$1'],
+  [/^(host|port|proxy|transport|payload) (?=must |names )/, '--$1 '],
 ]
 /** And what is an option in the command, and a column in a list. */
 const OWN: readonly (readonly [RegExp, string])[] = [

@@ -170,7 +170,7 @@ export function credentialOf(
   if (secret === undefined) {
     throw usage(
       'there is no credential',
-      'Give --cert and --key, --pkcs12, or --registration-id and --symmetric-key-file; see dps-device --help.',
+      'Give --cert and --key, --pkcs12, or --registration-id and --symmetric-key-file.',
     )
   }
   onSecret(secret)

@@ -266,6 +266,23 @@ describe('inspect', () => {
     }
     return { ...report, of: (id: string) => report.checks.find((check) => check.id === id) }
   }
+
+  test('looks at a symmetric key by itself', async () => {
+    const key = bench.file('sas.key')
+    const alone = await examine(['--symmetric-key-file', key])
+    expect(alone).toMatchObject({ exitCode: 0 })
+    expect(alone.of('credential.read')!.message).toBe('a symmetric key; --registration-id would say whose')
+    expect(alone.of('credential.inspection')).toMatchObject({ status: 'ok' })
+    const cut = bench.write('cut.key', readFileSync(key, 'utf8').slice(0, 11))
+    const wrong = await examine(['--symmetric-key-file', cut])
+    expect(wrong).toMatchObject({ exitCode: 3, failed: 'credential.read' })
+    expect(wrong.of('credential.inspection')!.message).toMatch(/^sas-key-not-base64: The symmetric key /)
+    // Who is to be let in needs a name.
+    expect((await run(['doctor', '--factory', '--symmetric-key-file', key, '--quiet'])).stdout).toMatch(
+      /^error .*credential\.read +--registration-id is missing/m,
+    )
+  })
+
   const files = (cert: string, key: string) => ['--cert', bench.file(cert), '--key', bench.file(key)]
   const issued = async (name: string, days: number) => {
     const notAfter = new Date(Date.now() + days * 86_400_000)

@@ -15,6 +15,13 @@ describe('an error for people', () => {
     )
   })
 
+  test('names the option that a message of the library begins with', () => {
+    for (const name of ['host', 'port', 'proxy', 'transport', 'payload'])
+      expect(spoken(`${name} must be another`)).toBe(`--${name} must be another`)
+    expect(spoken('transport names one twice')).toBe('--transport names one twice')
+    expect(spoken('the host must be there')).toBe('the host must be there')
+  })
+
   test('names what the command has one option for, and the roots by their number', () => {
     const names = '`key` or `keyFile`; `pkcs12File` or `pkcs12`; `pkcs12`; trust.extraRoots[1] is `x`'
     expect(spoken(names)).toBe('--key; --pkcs12; --pkcs12; --extra-root number 2 is `x`')
