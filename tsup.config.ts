@@ -108,7 +108,7 @@ const shorterPackages: NonNullable<Options['esbuildPlugins']>[number] = {
  */
 const BASE = ['clock', 'errors', 'printable', 'credential/base64', 'protocol/issuance']
 const ENTRIES =
-  /[\\/]src[\\/](?:(?:\w+[\\/])?index|issuance|credential[\\/]rare|transport[\\/]\w+[\\/](?:mqtt|mqtt-ws|https))\.ts$/
+  /[\\/]src[\\/](?:(?:\w+[\\/])?index|issuance|credential[\\/]rare|transport[\\/]\w+[\\/](?:mqtt|mqtt-ws|websocket|https))\.ts$/
 
 const oneBase: NonNullable<Options['esbuildPlugins']>[number] = {
   name: 'one-base',

@@ -1,11 +1,19 @@
 import { X509Certificate } from 'node:crypto'
 import type { PeerCertificate } from 'node:tls'
-import { version } from '../../package.json'
 import { type Clock, systemClock } from '../clock.ts'
 import type { Credential, Identity } from '../credential/credential.ts'
 import { DpsError } from '../errors.ts'
 import type { TlsOptions, TrustOptions } from '../options/options.ts'
-import { checkMs, port as checkPort, hostName, object, refuseUnknown, token } from '../options/resolve.ts'
+import {
+  apiVersion,
+  checkMs,
+  port as checkPort,
+  hostName,
+  object,
+  refuseUnknown,
+  token,
+  userAgentOf,
+} from '../options/resolve.ts'
 import { printable } from '../printable.ts'
 import {
   HUB_API_VERSION,
@@ -253,11 +261,7 @@ export function resolveHub(assignment: HubAssignment, options: HubOptions = {}):
   if (moduleId !== undefined) checkIdentity('moduleId', moduleId)
   const hub = assignedHub.toLowerCase()
   const address = { hub, deviceId, moduleId }
-  const userAgent = token(
-    'userAgent',
-    options.userAgent ?? `dps-device-client/${version}`,
-    /^[\x20-\x7e]{1,128}$/,
-  )
+  const userAgent = userAgentOf(options.userAgent)
   const host = gatewayHostName === undefined ? hub : hostName('gatewayHostName', gatewayHostName)
   return Object.freeze({
     transport,
@@ -270,13 +274,16 @@ export function resolveHub(assignment: HubAssignment, options: HubOptions = {}):
     clientId: hubClientId(address),
     userName: hubUserName({
       ...address,
-      apiVersion: token(
-        'apiVersion',
-        options.apiVersion ?? HUB_API_VERSION,
-        /^\d{4}-\d{2}-\d{2}(-preview)?$/,
-      ),
+      apiVersion: apiVersion(options.apiVersion ?? HUB_API_VERSION, HUB_API_VERSION),
       modelId:
-        modelId === undefined ? undefined : token('modelId', modelId, /^dtmi:[A-Za-z0-9_:;.]{1,2048}$/),
+        modelId === undefined
+          ? undefined
+          : token(
+              'modelId',
+              modelId,
+              /^dtmi:[A-Za-z0-9_:;.]{1,2048}$/,
+              'a DTMI, such as dtmi:com:example:Pump;1',
+            ),
       userAgent,
     }),
     resource: hubResource(address),

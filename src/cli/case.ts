@@ -35,6 +35,8 @@ export class Case {
   readonly register: boolean
   /** Whether to have none is an error. */
   needsCredential: boolean
+  /** Nothing is sent: then a symmetric key need not say whose it is. */
+  offline = false
   /** What must not be printed, as it was given. */
   readonly secrets: (string | Buffer)[] = []
   credential: Credential | undefined

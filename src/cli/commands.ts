@@ -56,6 +56,7 @@ export async function perform(
     output.result(helpOf(name, verb, known))
     return kit.EXIT.ok
   }
+  kit.helpIsOf(name)
   return verb.run(resolve(verb.options, operandOf(name, verb, words.slice(name.split(' ').length))), output)
 }
 

@@ -5,7 +5,7 @@ import { FORCE, OUT } from './derive-key.ts'
 import { outOf, writePrivate } from './files.ts'
 import { kit } from './kit.ts'
 import type { Options } from './options.ts'
-import { optionsOf, type Verb } from './verb.ts'
+import { optionsOf, registrationIdOf, type Verb } from './verb.ts'
 
 type KeyType = Pick<CreateCsrOptions, 'curve' | 'rsaBits'>
 
@@ -25,8 +25,9 @@ new file that only this user may read, and over no file that is there. With --ke
   dps-device csr --registration-id press-42 --key-out press-42.key --out press-42.csr
   dps-device csr --registration-id press-42 --key press-42.key > press-42.csr`,
   options: optionsOf(
-    ['registration-id', 'key-passphrase-file', 'key-passphrase'],
+    ['key-passphrase-file', 'key-passphrase'],
     [
+      registrationIdOf('of the device; becomes the CN'),
       {
         name: 'key-out',
         kind: 'text',

@@ -1,7 +1,7 @@
 import { outOf, writePrivate } from './files.ts'
 import { kit } from './kit.ts'
 import type { OptionSpec } from './options.ts'
-import { optionsOf, type Verb } from './verb.ts'
+import { optionsOf, registrationIdOf, type Verb } from './verb.ts'
 
 export const OUT: OptionSpec = {
   name: 'out',
@@ -21,8 +21,9 @@ For the factory line only: whoever has the group key can be every device of the 
 
 The registration id counts letter by letter, and by case: it must be spelt as the device will spell it.`,
   options: optionsOf(
-    ['registration-id'],
+    [],
     [
+      registrationIdOf('of the device whose key it will be'),
       {
         name: 'group-key-file',
         kind: 'text',

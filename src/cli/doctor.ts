@@ -107,6 +107,7 @@ async function examineWith(
   )
   const reports: Report[] = []
   on.needsCredential ||= offline
+  on.offline = offline
   for (const check of checks) {
     current = check.id
     if (!quiet) output.progress(`${current} …`)
@@ -116,7 +117,9 @@ async function examineWith(
     const { durationMs = systemClock.monotonic() - startedAt } = finding
     const report = { id: check.id, ...finding, durationMs: Math.round(durationMs) }
     reports.push(report)
-    if (!json && !quiet) output.result(redactor(on.secrets)(describe(report, output)))
+    // Whoever wants nothing but errors wants those, and what the exit code is for.
+    const isFault = report.status === 'error' || (report.status === 'warning' && flag(options, 'strict'))
+    if (!json && (!quiet || isFault)) output.result(redactor(on.secrets)(describe(report, output)))
   }
   const count = (status: Status) => reports.filter((report) => report.status === status).length
   const first = reports.find(({ status }) => status === 'error')
@@ -148,7 +151,7 @@ async function examineWith(
       checks,
     }
     output.result(JSON.stringify(redactor(on.secrets)(whole)))
-  } else if (!quiet || first !== undefined) {
+  } else if (!quiet || exitCode !== EXIT.ok) {
     const summary = `${count('ok')} ok, ${plural(count('warning'), 'warning')}, ${plural(count('error'), 'error')}, ${count('skipped')} skipped`
     output.result(
       first === undefined

@@ -13,8 +13,8 @@ import { resolveProxy } from '../tls/proxy.ts'
 import { BUNDLED_ROOTS } from '../tls/roots.ts'
 import { EXIT, EXIT_CODES, exitCodeOf } from './exit-codes.ts'
 import { lineOf, readInput } from './input.ts'
-import { environmentName, fileName, REGISTER_OPTIONS, unknown, usage } from './options.ts'
-import { connectionRows, describeRows, errorJson, onEvent, spoken } from './output.ts'
+import { environmentName, fileName, helpIsOf, REGISTER_OPTIONS, unknown, usage } from './options.ts'
+import { connectionRows, describeRows, errorJson, onEvent, spoken, spokenOfRow } from './output.ts'
 import {
   credentialOf,
   flag,
@@ -53,6 +53,7 @@ export const createKit = () => ({
   fileName,
   flag,
   given,
+  helpIsOf,
   idScopeOf,
   isoTime,
   jsonOf,
@@ -71,6 +72,7 @@ export const createKit = () => ({
   secretOf,
   settingsOf,
   spoken,
+  spokenOfRow,
   systemClock,
   text,
   timeoutOf,

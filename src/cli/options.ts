@@ -271,8 +271,7 @@ function fromFile(specs: readonly OptionSpec[], path: string, text: string): Map
   const file = printable(path, 120)
   let content: unknown
   try {
-    // Editors of Windows begin a file with a mark of its encoding (RFC 8259 section 8.1 lets it be ignored).
-    content = JSON.parse(text.replace(/^\uFEFF/, ''))
+    content = JSON.parse(withoutMark(text))
   } catch {
     // The reason that JSON.parse gives quotes the text.
     throw usage(`${file} is not JSON`)
@@ -303,6 +302,9 @@ function fromFile(specs: readonly OptionSpec[], path: string, text: string): Map
   return found
 }
 
+/** Editors of Windows begin a file with a mark of its encoding (RFC 8259 section 8.1 lets it be ignored). */
+export const withoutMark = (text: string): string => text.replace(/^\uFEFF/, '')
+
 const EXPECTED: Readonly<Record<OptionSpec['kind'], string>> = {
   text: 'text',
   secret: 'text',
@@ -328,8 +330,15 @@ function fits({ kind }: OptionSpec, value: unknown): boolean {
   }
 }
 
+let help = 'dps-device --help'
+
+/** From now on hints name the help of this command, which lists its options. */
+export function helpIsOf(command: string): void {
+  help = `dps-device ${command} --help`
+}
+
 /** An error of whoever wrote the command line. */
-export function usage(message: string, hint = 'See dps-device --help.'): DpsError {
+export function usage(message: string, hint = `See ${help}.`): DpsError {
   return new DpsError('OPTION_INVALID', 'config', message, { hint })
 }
 
@@ -341,14 +350,15 @@ export function unknown(name: string, known: readonly string[], where = ''): Dps
   const nearest = nearestOf(name, known)
   return usage(
     `${name}${where} is not known`,
-    nearest === undefined ? undefined : `Did you mean ${nearest}? All are listed by dps-device --help.`,
+    nearest === undefined ? undefined : `Did you mean ${nearest}? All are listed by ${help}.`,
   )
 }
 
 /** The nearest name, where it is near enough to be a slip: a third of its letters. */
 function nearestOf(name: string, known: readonly string[]): string | undefined {
   let nearest: string | undefined
-  let least = Math.ceil(name.length / 3) + 1
+  const letters = name.replaceAll('-', '').length
+  let least = Math.ceil(letters / 3) + 1
   for (const candidate of known) {
     // Cut short, or said at greater length, by a person who guesses.
     const guessed =

@@ -59,7 +59,8 @@ export async function openOutput(environment: NodeJS.ProcessEnv): Promise<Output
     },
     progress: (text) => {
       if (!err || environment.TERM === 'dumb') return
-      write(STDERR, `\r\x1b[K${text}`)
+      // Without wrapping (DECAWM): what a narrow terminal breaks into two lines, the next one cannot replace.
+      write(STDERR, `\r\x1b[K\x1b[?7l${text}\x1b[?7h`)
       shown = true
     },
     clear,
@@ -137,16 +138,36 @@ const SPOKEN: readonly (readonly [RegExp, string])[] = [
   [/`?\btrust\.roots\b`?/g, '--roots'],
   [/`?\btimeouts\.totalMs\b`?/g, '--timeout'],
   [/`?\bidScope\b`?/g, '--id-scope'],
-  [/`?\bregistrationId\b`?/g, '--registration-id'],
   [/`?\bconnectTo\b`?/g, '--connect-to'],
   [/`?\bapiVersion\b`?/g, '--api-version'],
-  [/`passphrase`/g, '--key-passphrase-file'],
-  [/`(cert|key|host|proxy)`/g, '--$1'],
+  [/`(host|proxy)`/g, '--$1'],
+  [/^(host|port|proxy|transport|payload) (?=must |names )/, '--$1 '],
 ]
+/** And what is an option in the command, and a column in a list. */
+const OWN: readonly (readonly [RegExp, string])[] = [
+  // Where there is another name for its file, the command has one for both.
+  [/`(cert|key|pkcs12)` or `\1File`|`(cert|key|pkcs12)File` or `\2`/g, '`$1$2`'],
+  [/`?\bregistrationId\b`?/g, 'registration-id'],
+  [/`passphrase`/g, 'key-passphrase-file'],
+  [/`(cert|key|pkcs12)`/g, '$1'],
+]
+const FOR_OPTIONS = [
+  ...SPOKEN,
+  ...OWN.map(([name, option]) => [name, option.replace(/^(?!`)/, '--')] as const),
+]
+const FOR_COLUMNS = [...SPOKEN, OWN[0]!, [/`(\w+)`/g, '$1'] as const]
+
+const replaced = (text: string, names: readonly (readonly [RegExp, string])[]): string =>
+  names.reduce(
+    (said, [name, option]) => said.replace(name, option),
+    text.replace(/\btrust\.extraRoots\[(\d+)\]/g, (_, at) => `trust.extraRoots number ${Number(at) + 1}`),
+  )
 
 /** The text of the library in the words of the command. */
-export const spoken = (text: string): string =>
-  SPOKEN.reduce((said, [name, option]) => said.replace(name, option), text)
+export const spoken = (text: string): string => replaced(text, FOR_OPTIONS)
+
+/** The same about a row of a list, whose columns have the names of the library. */
+export const spokenOfRow = (text: string): string => replaced(text, FOR_COLUMNS)
 
 /** Code, phase and message; what to do; what support asks for. */
 export function describeError(error: DpsError, { alarm }: Pick<Output, 'alarm'>): string {

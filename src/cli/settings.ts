@@ -90,12 +90,13 @@ export function secretOf(options: Options, name: string, code: DpsErrorCode): st
   return text(options, name) ?? (file && lineOf(readInput(file.value as string, file.as, code)))
 }
 
-export function missing(name: string, what: string): never {
-  throw usage(`--${name} is missing: ${what}`)
+/** @param as what the user calls it */
+export function missing(as: string, what: string): never {
+  throw usage(`${as} is missing: ${what}`)
 }
 
 export function idScopeOf(options: Options): string {
-  return text(options, 'id-scope') ?? missing('id-scope', 'the id scope of the service instance')
+  return text(options, 'id-scope') ?? missing('--id-scope', 'the id scope of the service instance')
 }
 
 export function transportsOf(options: Options): readonly TransportName[] {
@@ -108,14 +109,17 @@ export function transportsOf(options: Options): readonly TransportName[] {
   })
 }
 
+const ROOTS =
+  'Leave --roots out to trust the two roots of the service; system trusts the roots of this machine, none those of --extra-root alone.'
+
 export function trustOf(options: Options): TrustOptions {
   const roots = options.get('roots')
   const extra = options.get('extra-root')
   if (roots !== undefined && !/^(?:bundled|system|none)$/.test(roots.value as string)) {
-    throw usage(`${roots.as} must be bundled, system or none`)
+    throw usage(`${roots.as} must be bundled, system or none`, ROOTS)
   }
   if (roots?.value === 'none' && extra === undefined) {
-    throw usage(`${roots.as} is none, so --extra-root must name a root`)
+    throw usage(`${roots.as} is none, so --extra-root must name the file of a root`, ROOTS)
   }
   return {
     ...given('roots', roots?.value as NonNullable<TrustOptions['roots']> | undefined),
@@ -127,11 +131,15 @@ export function trustOf(options: Options): TrustOptions {
   }
 }
 
-/** @param onSecret told what must never be printed, as it was read */
+/**
+ * @param onSecret told what must never be printed, as it was read
+ * @param called what the user calls an option that is missing
+ */
 export function credentialOf(
   options: Options,
   { x509, symmetricKey }: Library,
   onSecret: (secret: string | Buffer) => void = () => {},
+  called: (name: string) => string = (name) => `--${name}`,
 ): Credential {
   const cert = options.get('cert')
   const key = options.get('key')
@@ -142,8 +150,10 @@ export function credentialOf(
   }
   const isBundle = options.has('pkcs12')
   if (isBundle || cert !== undefined || key !== undefined) {
-    if (!isBundle && cert === undefined) return missing('cert', `the certificate that belongs to ${key?.as}`)
-    if (!isBundle && key === undefined) return missing('key', `the private key that belongs to ${cert?.as}`)
+    if (!isBundle && cert === undefined)
+      return missing(called('cert'), `the certificate that belongs to ${key?.as}`)
+    if (!isBundle && key === undefined)
+      return missing(called('key'), `the private key that belongs to ${cert?.as}`)
     const file = read('key-passphrase-file')
     const passphrase = text(options, 'key-passphrase') ?? (file && lineOf(file))
     if (passphrase !== undefined) onSecret(passphrase)
@@ -160,12 +170,13 @@ export function credentialOf(
   if (secret === undefined) {
     throw usage(
       'there is no credential',
-      'Give --cert and --key, --pkcs12, or --registration-id and --symmetric-key-file; see dps-device --help.',
+      'Give --cert and --key, --pkcs12, or --registration-id and --symmetric-key-file.',
     )
   }
   onSecret(secret)
   return symmetricKey({
-    registrationId: registrationId ?? missing('registration-id', 'a symmetric key does not say whose it is'),
+    registrationId:
+      registrationId ?? missing(called('registration-id'), 'a symmetric key does not say whose it is'),
     key: secret,
   })
 }

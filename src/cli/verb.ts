@@ -37,6 +37,14 @@ export const CREDENTIAL = [
 ]
 export const NETWORK = ['host', 'port', 'connect-to', 'proxy', 'roots', 'extra-root']
 
+/** Where it is what the command is about. */
+export const registrationIdOf = (help: string): OptionSpec => ({
+  name: 'registration-id',
+  kind: 'text',
+  value: 'ID',
+  help,
+})
+
 /** Where it is that of each connection. */
 export const timeoutOf = (seconds: number): OptionSpec => ({
   name: 'timeout',

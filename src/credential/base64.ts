@@ -35,12 +35,12 @@ export function decodeBase64(text: string): Buffer | string {
 /**
  * Returns a symmetric key unchanged once it is sure to be one: canonical base64 of 16 to 64 bytes.
  *
- * @param field what the caller knows it by
+ * @param whose as the message begins: in the command it has other names than in the library
  * @throws DpsError SAS_KEY_INVALID, phase `config`; the message says what is wrong and never contains the key
  */
-export function checkSasKey(key: unknown, field: string): string {
+export function checkSasKey(key: unknown, whose: 'symmetric' | 'group'): string {
   const fault = sasKeyFault(key)
-  if (fault !== undefined) throw new DpsError('SAS_KEY_INVALID', 'config', `\`${field}\` ${fault}.`)
+  if (fault !== undefined) throw new DpsError('SAS_KEY_INVALID', 'config', `The ${whose} key ${fault}.`)
   return key as string
 }
 

@@ -76,7 +76,7 @@ export function symmetricKey(options: SymmetricKeyOptions): Credential {
   const credential = Object.freeze({
     load: async () => {
       if (fixed && current !== undefined) return current.identity
-      const key = checkSasKey(await read(), field)
+      const key = checkSasKey(await read(), 'symmetric')
       if (current?.key.reveal() !== key) {
         const fingerprint = digestOf(['symmetric-key', registrationId, Buffer.from(key, 'base64')])
         const identity = sasIdentity(registrationId, fingerprint, (text) =>

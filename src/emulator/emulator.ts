@@ -1,5 +1,6 @@
 import { type Clock, MAX_TIMER_MS, systemClock } from '../clock.ts'
 import { DpsError } from '../errors.ts'
+import { checkNames, isObject } from './check.ts'
 import {
   EnrollmentBook,
   type EnrollmentGroup,
@@ -170,19 +171,52 @@ const HUB_NAME = /\.azure-devices\.(?:net|cn|us)$/
 
 const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
 
+const OPTIONS = [
+  'port',
+  'address',
+  'idScope',
+  'pki',
+  'serverCertificate',
+  'clock',
+  'enrollments',
+  'hubs',
+  'gateways',
+  'assigning',
+  'hubRenewal',
+  'pollLimit',
+  'disabledEnrollment',
+  'concurrentRegistrations',
+  'replyQos',
+  'pipelining',
+  'tls',
+  'logSize',
+  'onEvent',
+] satisfies readonly (keyof EmulatorOptions)[]
+
 function checkOptions(options: EmulatorOptions): void {
+  checkNames('what the emulator is started with', options, OPTIONS)
+  const { clock } = options
+  for (const method of ['now', 'monotonic', 'random', 'sleep', 'after'] as const) {
+    if (clock !== undefined && typeof clock?.[method] !== 'function')
+      throw invalid(`\`clock\` must have the method ${method}`)
+  }
+  for (const name of ['hubs', 'gateways', 'enrollments'] as const) {
+    if (!Array.isArray(options[name] ?? [])) throw invalid(`\`${name}\` must be a list`)
+  }
   const whole = (value: number, max: number): boolean => Number.isInteger(value) && value >= 0 && value <= max
-  const ports = typeof options.port === 'number' ? [options.port] : (options.port ?? [0])
+  const ports = Array.isArray(options.port) ? options.port : [options.port ?? 0]
   if (ports.length === 0 || !ports.every((port) => whole(port, 65_535))) {
     throw invalid('`port` must be an integer from 0 to 65535, or a list of them')
   }
-  if (options.idScope !== undefined && !/^[A-Za-z0-9]+$/.test(options.idScope)) {
+  const { idScope = '0' } = options
+  if (typeof idScope !== 'string' || !/^[A-Za-z0-9]+$/.test(idScope)) {
     throw invalid('`idScope` must be letters and digits')
   }
   if (options.hubs !== undefined && options.hubs.length === 0) {
     throw invalid('`hubs` must name at least one hub')
   }
   for (const name of [...(options.hubs ?? []), ...(options.gateways ?? [])]) {
+    if (typeof name !== 'string') throw invalid('`hubs` and `gateways` must be host names')
     if (name.toLowerCase() === HOST) throw invalid('`hubs` and `gateways` must not name the service itself')
   }
   const { polls = 1, retryAfterSeconds = 3 } = options.assigning ?? {}
@@ -234,7 +268,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   const address = options.address ?? '127.0.0.1'
   const enrollments = new EnrollmentBook()
   for (const enrollment of options.enrollments ?? []) {
-    if ('groupId' in enrollment) enrollments.addGroup(enrollment)
+    if (isObject(enrollment) && 'groupId' in enrollment) enrollments.addGroup(enrollment)
     else enrollments.addIndividual(enrollment)
   }
   const pki = options.pki ?? (await createPki({ clock }))

@@ -1,5 +1,6 @@
 import { createHmac, randomBytes, timingSafeEqual, X509Certificate } from 'node:crypto'
 import { DpsError } from '../errors.ts'
+import { checkNames, isObject } from './check.ts'
 import { checkPolicy, type IssuancePolicy } from './issuance/authority.ts'
 
 /** Base64 keys of 16 to 64 bytes. Primary and secondary are equivalent; one that is left out is generated. */
@@ -121,7 +122,7 @@ export const REGISTRATION_ID = /^[A-Za-z0-9\-._:]{0,127}[A-Za-z0-9-]$/
 const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
 
 function decodeKey(text: string, field: string): Buffer {
-  const bytes = Buffer.from(text, 'base64')
+  const bytes = Buffer.from(`${text}`, 'base64')
   if (bytes.toString('base64') !== text || bytes.length < 16 || bytes.length > 64) {
     throw invalid(`\`${field}\` must be strict base64 of 16 to 64 bytes`)
   }
@@ -134,6 +135,24 @@ function certificate(text: string, field: string): X509Certificate {
   } catch (cause) {
     throw new DpsError('OPTION_INVALID', 'config', `\`${field}\` must be a certificate in PEM`, { cause })
   }
+}
+
+const POLICY = ['hub', 'payload', 'reprovisioning', 'issuance', 'enabled']
+const INDIVIDUAL = ['registrationId', 'deviceId', 'attestation', ...POLICY]
+const GROUP = ['groupId', 'attestation', ...POLICY]
+
+/** The one that says how devices prove who they are. */
+function x509Of<T>(
+  attestation: SymmetricKeyAttestation | { x509: T },
+  names: readonly string[],
+): T | undefined {
+  checkNames('`attestation`', attestation, ['symmetricKey', 'x509'])
+  const { symmetricKey, x509 } = attestation as { symmetricKey?: object; x509?: T & object }
+  if ((symmetricKey === undefined) === (x509 === undefined))
+    throw invalid('`attestation` must have either `symmetricKey`, `{}` for keys that are made, or `x509`')
+  if (x509 !== undefined) checkNames('`attestation.x509`', x509, names)
+  else checkNames('`attestation.symmetricKey`', symmetricKey, ['primaryKey', 'secondaryKey'])
+  return x509
 }
 
 const fold = (id: string): string => id.toLowerCase()
@@ -149,6 +168,7 @@ export class EnrollmentBook implements Enrollments {
   addIndividual(enrollment: IndividualEnrollment & { attestation: SymmetricKeyAttestation }): EnrollmentKeys
   addIndividual(enrollment: IndividualEnrollment): EnrollmentKeys | undefined
   addIndividual(enrollment: IndividualEnrollment): EnrollmentKeys | undefined {
+    checkNames('an individual enrollment', enrollment, INDIVIDUAL)
     const { registrationId, attestation } = enrollment
     if (typeof registrationId !== 'string' || !REGISTRATION_ID.test(registrationId)) {
       throw invalid(
@@ -157,14 +177,15 @@ export class EnrollmentBook implements Enrollments {
     }
     let fingerprints: string[] = []
     let keys: EnrollmentKeys | undefined
-    if ('x509' in attestation) {
-      const { certificate: primary, secondary } = attestation.x509
+    const x509 = x509Of(attestation, ['certificate', 'secondary'])
+    if (x509 !== undefined) {
+      const { certificate: primary, secondary } = x509
       fingerprints = [certificate(primary, 'attestation.x509.certificate').fingerprint256]
       if (secondary !== undefined) {
         fingerprints.push(certificate(secondary, 'attestation.x509.secondary').fingerprint256)
       }
     } else {
-      keys = completeKeys(attestation)
+      keys = completeKeys(attestation as SymmetricKeyAttestation)
     }
     const record = makeRecord({ registrationId }, enrollment, {
       keys,
@@ -180,17 +201,19 @@ export class EnrollmentBook implements Enrollments {
   addGroup(group: EnrollmentGroup & { attestation: SymmetricKeyAttestation }): EnrollmentKeys
   addGroup(group: EnrollmentGroup): EnrollmentKeys | undefined
   addGroup(group: EnrollmentGroup): EnrollmentKeys | undefined {
+    checkNames('an enrollment group', group, GROUP)
     const { groupId, attestation } = group
     if (typeof groupId !== 'string' || groupId.length === 0) {
       throw invalid('`groupId` must be a non-empty string')
     }
     let ca: X509Certificate | undefined
     let keys: EnrollmentKeys | undefined
-    if ('x509' in attestation) {
-      ca = certificate(attestation.x509.ca, 'attestation.x509.ca')
+    const x509 = x509Of(attestation, ['ca'])
+    if (x509 !== undefined) {
+      ca = certificate(x509.ca, 'attestation.x509.ca')
       if (!ca.ca) throw invalid('`attestation.x509.ca` must be a CA certificate')
     } else {
-      keys = completeKeys(attestation)
+      keys = completeKeys(attestation as SymmetricKeyAttestation)
     }
     const record = makeRecord({ groupId }, group, { keys, ca })
     this.remove({ groupId })
@@ -259,6 +282,9 @@ export class EnrollmentBook implements Enrollments {
   }
 
   record(ref: EnrollmentRef): EnrollmentRecord | undefined {
+    const id = isObject(ref) && ('groupId' in ref ? ref.groupId : ref.registrationId)
+    if (typeof id !== 'string')
+      throw invalid('an enrollment is named by { registrationId }, or by { groupId } where it is a group')
     return 'groupId' in ref
       ? this.#groups.get(fold(ref.groupId))
       : this.#individuals.get(fold(ref.registrationId))
@@ -296,6 +322,14 @@ function makeRecord(
   },
 ): EnrollmentRecord {
   const { hub, payload, reprovisioning, issuance } = policy
+  if (hub !== undefined && typeof hub !== 'string' && typeof hub !== 'function')
+    throw invalid('`hub` must be the host name of a hub, or a function that picks it')
+  if (payload !== undefined && typeof payload !== 'function' && !isObject(payload))
+    throw invalid('`payload` must be a JSON object, or a function that makes it')
+  if (reprovisioning !== undefined && !['migrate', 'reset', 'never'].includes(reprovisioning))
+    throw invalid("`reprovisioning` must be 'migrate', 'reset' or 'never'")
+  if (policy.enabled !== undefined && typeof policy.enabled !== 'boolean')
+    throw invalid('`enabled` must be true or false')
   if (issuance !== undefined) checkPolicy(issuance)
   return {
     ref: Object.freeze(ref),

@@ -1,5 +1,6 @@
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { DpsError } from '../errors.ts'
+import { checkNames } from './check.ts'
 import type { ScriptedOutcome, ServiceReply } from './service.ts'
 
 /**
@@ -321,7 +322,7 @@ const NAMED_BY_KEY = ['late', 'raw', 'reply', 'outcome', 'refuse', 'truncate', '
 /** The name an action goes by in events and messages. */
 export function actionName(action: AnyAction): string {
   if (typeof action === 'string') return action
-  return NAMED_BY_KEY.find((key) => Object.hasOwn(action, key)) ?? 'unknown'
+  return NAMED_BY_KEY.find((key) => Object.hasOwn(Object(action), key)) ?? 'unknown'
 }
 
 const isList = (value: AnyAction | readonly AnyAction[]): value is readonly AnyAction[] =>
@@ -364,6 +365,7 @@ export class FaultScript implements Faults {
   readonly #scripted = new Map<FaultStep, ScriptedFault[]>()
 
   add(spec: FaultSpec): Fault {
+    checkNames('a fault', spec, ['at', 'do', 'times', 'match'])
     const allowed = Object.hasOwn(FAULT_ACTIONS, spec.at) ? FAULT_ACTIONS[spec.at] : undefined
     if (allowed === undefined) throw invalid(`\`at\` must be one of ${Object.keys(FAULT_ACTIONS).join(', ')}`)
     const chosen: AnyAction | readonly AnyAction[] = spec.do

@@ -26,5 +26,5 @@ export interface DeriveDeviceKeyOptions {
 export async function deriveDeviceKey(options: DeriveDeviceKeyOptions): Promise<string> {
   checkOptionNames(options, 'deriveDeviceKey', ['groupKey', 'registrationId'])
   const registrationId = checkRegistrationId(options.registrationId)
-  return computeSha256Hmac(checkSasKey(options.groupKey, 'groupKey'), registrationId, 'base64')
+  return computeSha256Hmac(checkSasKey(options.groupKey, 'group'), registrationId, 'base64')
 }

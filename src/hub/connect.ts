@@ -94,6 +94,9 @@ const DOUBT_AFTER = 10
 /** As `shouldReprovision` says: what is billed, and was in vain, is not done more often than that. */
 const ASK_EVERY_MS = 3_600_000
 
+/** Each has one request and one candidate at a time, and a hub ends one connection of a device for the next. */
+const keptUp = new WeakSet<IssuedCertificate>()
+
 /** When the service is asked again: kept for the whole life of a connection, however often that breaks. */
 class Questions {
   #askedAt = Number.NEGATIVE_INFINITY
@@ -141,6 +144,8 @@ class Questions {
  *   for which messages wait and none is lost; where the hub refuses it the device is back with the one before at once. One that
  *   has ended, or that the hub takes no longer, is replaced by a registration with the bootstrap credential, which is billed:
  *   at once, and where it was in vain an hour later. Each step is told by an event `certificate-…`.
+ *
+ * Of two calls with one `issuedCertificate()` the second is refused, until the connection of the first is closed.
  *
  * @throws DpsError CANCELLED when `signal` aborts before the first connection, and every error of family `usage` that is not
  *   retryable and comes before it: no wait mends a wrong option; HUB_PROFILE_UNSUPPORTED where the service has just assigned
@@ -248,11 +253,26 @@ export async function provisionAndConnect(options: ProvisionAndConnectOptions): 
     isVerdict: (error) => VERDICTS.has(error.code),
   }
   if (lifecycle === undefined) return Hub.open(settings, source, emit, true)
+  const { certificate } = lifecycle
+  if (keptUp.has(certificate)) {
+    throw invalid(
+      'credential',
+      'begins with an issuedCertificate() that another provisionAndConnect() keeps up: close that connection first, or give each device one of its own, with a store of its own',
+    )
+  }
+  keptUp.add(certificate)
   const watched = (event: HubEvent): void => {
     emit(event)
     if (event.type === 'connected') lifecycle.connected()
   }
-  return Hub.open(settings, source, watched, true, (...all) => lifecycle.run(...all))
+  try {
+    return await Hub.open(settings, source, watched, true, (...all) =>
+      lifecycle.run(...all).finally(() => keptUp.delete(certificate)),
+    )
+  } catch (error) {
+    keptUp.delete(certificate)
+    throw error
+  }
 }
 
 function checkIssuance(

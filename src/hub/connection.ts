@@ -18,7 +18,6 @@ import { PhaseTracker, type Scope } from '../registration/phases.ts'
 import { backoffCeilingMs } from '../registration/schedule.ts'
 import { dial } from '../tls/dial.ts'
 import { checkIdentityAgainstPolicy } from '../tls/policy.ts'
-import { WebSocketStream } from '../transport/mqtt/websocket.ts'
 import type { ConnectionFacts } from '../transport/transport.ts'
 import { CertificateRequests } from './certificates.ts'
 import { type CommandHandler, CommandInbox } from './commands.ts'
@@ -307,7 +306,7 @@ export class Hub implements HubConnection {
   ): Promise<Hub> {
     const hub = new Hub(settings, source, emit, companion)
     await hub.#start(patient)
-    if (hub.#stop === undefined) hub.#accompanied = companion?.(hub, hub.#abort.signal)
+    hub.#accompanied = companion?.(hub, hub.#abort.signal)
     return hub
   }
 
@@ -678,12 +677,14 @@ export class Hub implements HubConnection {
     const password = await hubToken(identity, target, clock)
     const { host, port, address } = target
     const way = { host, port, address: address === host ? undefined : address, proxy, connect }
+    // Before there is a socket: whose errors have to be listened to from the first moment.
+    const webSocket = name === 'mqtt' ? undefined : await import('../transport/mqtt/websocket.ts')
     const dialed = await dial(way, policy, identity, { signal, enter, clock })
     enter('connect')
     const below =
-      name === 'mqtt'
+      webSocket === undefined
         ? dialed.socket
-        : new WebSocketStream(dialed.socket, { ...target, maxReplyBytes: MAX_PACKET_BYTES })
+        : new webSocket.WebSocketStream(dialed.socket, { ...target, maxReplyBytes: MAX_PACKET_BYTES })
     let session: HubSession | undefined
     session = await HubSession.open(new HubStream(below, dialed.socket, MAX_PACKET_BYTES), {
       target,

@@ -134,11 +134,7 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
     tls: Object.freeze({ ...object('tls', options.tls ?? {}) }),
     apiVersion: apiVersion(options.apiVersion ?? DEFAULT_API_VERSION),
     issuanceApiVersion: apiVersion(options.apiVersion ?? ISSUANCE_API_VERSION),
-    userAgent: token(
-      'userAgent',
-      options.userAgent ?? `dps-device-client/${version}`,
-      /^[\x20-\x7e]{1,128}$/,
-    ),
+    userAgent: userAgentOf(options.userAgent),
     waitForClock: options.waitForClock === undefined ? undefined : waitForClock(options.waitForClock),
     lastContactMs: options.lastContact === undefined ? 0 : instant('lastContact', options.lastContact),
     clock,
@@ -159,7 +155,16 @@ export function resolveOptions(options: ProvisioningClientOptions): ResolvedOpti
   })
 }
 
-const apiVersion = (given: string): string => token('apiVersion', given, /^\d{4}-\d{2}-\d{2}(-preview)?$/)
+export const apiVersion = (given: string, such = DEFAULT_API_VERSION): string =>
+  token(
+    'apiVersion',
+    given,
+    /^\d{4}-\d{2}-\d{2}(-preview)?$/,
+    `a date such as ${such}, or one that -preview follows`,
+  )
+
+export const userAgentOf = (given = `dps-device-client/${version}`): string =>
+  token('userAgent', given, /^[\x20-\x7e]{1,128}$/, '1 to 128 printable characters of ASCII')
 
 /** An id scope of one cloud sent to the endpoint of another is refused as if no such device existed. */
 export function cloudWarnings(idScope: string, host: string): string[] {
@@ -313,10 +318,10 @@ export function instant(name: string, value: Date | number): number {
   return ms
 }
 
-/** @throws DpsError OPTION_INVALID unless `value` is text that matches `rule` */
-export function token(name: string, value: unknown, rule: RegExp): string {
+/** @throws DpsError OPTION_INVALID unless `value` is text that matches `rule`, which is `what` */
+export function token(name: string, value: unknown, rule: RegExp, what: string): string {
   if (typeof value !== 'string' || !rule.test(value)) {
-    throw invalid(name, `must match ${rule.source}`)
+    throw invalid(name, `must be ${what}`)
   }
   return value
 }

@@ -45,6 +45,7 @@ const SPENT: ReadonlySet<DpsErrorCode> = new Set<DpsErrorCode>(['BAD_REQUEST', '
 export class CertificateLifecycle {
   /** For the hub: it has no use for the bootstrap credential. */
   readonly credential: Credential
+  readonly certificate: IssuedCertificate
   readonly #options: LifecycleOptions
   #issuing: Promise<HubAssignment> | undefined
   /** Where the device was sent when it registered last. */
@@ -65,6 +66,7 @@ export class CertificateLifecycle {
   constructor(options: LifecycleOptions) {
     this.#options = options
     const { certificate, emit } = options
+    this.certificate = certificate
     this.credential = Object.freeze({
       load: () => certificate.load(),
       settled: async (identity, error) => {

@@ -19,6 +19,8 @@ import { checkRegistrationId } from '../protocol/registration-id.ts'
 const FORMAT = 'dps-device-client/certificate'
 const VERSION = 1
 const STORE_LIMIT_MS = 30_000
+/** One that has not answered in time is left alone for so long: each step of a renewal would wait for it anew. */
+const STORE_REST_MS = 600_000
 /** Failures in a row, none of which says anything of the candidate, before the pair that has worked is tried beside it. */
 const DOUBT_AFTER = 3
 const ON_THE_WAY: ReadonlySet<DpsPhase> = new Set<DpsPhase>(['dns', 'proxy', 'tcp'])
@@ -57,6 +59,8 @@ export function keepPairs(
   let given: Secret<Pair> | undefined
   let loaded: Identity | undefined
   let turn: Promise<unknown> = Promise.resolve()
+  /** Until when a store that did not answer is not asked, on the monotonic clock. */
+  let restsUntil = Number.NEGATIVE_INFINITY
   const pairOf = x509({ cert: () => given!.reveal().chain, key: () => given!.reveal().key })
 
   /** One after the other: each begins with what the one before has left. */
@@ -65,18 +69,29 @@ export function keepPairs(
     turn = result.catch(() => undefined)
     return result
   }
-  const within = async <T>(work: () => Promise<T>): Promise<T> => {
+  const within = async <T>(work: () => Promise<T>, onLate: () => void = () => undefined): Promise<T> => {
+    const failed = (what: string): DpsError => new DpsError('STORE_FAILED', 'store', `the store ${what}`)
+    const restMs = restsUntil - clock.monotonic()
+    if (restMs > 0) throw failed(`did not answer before, and is asked again in ${Math.ceil(restMs / 1000)} s`)
     let disarm: (() => void) | undefined
+    let isLate = false
     const limit = new Promise<never>((_, reject) => {
-      const late = new DpsError(
-        'STORE_FAILED',
-        'store',
-        `the store did not answer within ${STORE_LIMIT_MS} ms`,
-      )
-      disarm = clock.after(STORE_LIMIT_MS, () => reject(late))
+      disarm = clock.after(STORE_LIMIT_MS, () => {
+        isLate = true
+        restsUntil = clock.monotonic() + STORE_REST_MS
+        const seconds = STORE_REST_MS / 1000
+        reject(failed(`did not answer within ${STORE_LIMIT_MS} ms, and is asked again in ${seconds} s`))
+      })
     })
+    const working = work()
+    const answered = (): void => {
+      if (!isLate) return
+      restsUntil = Number.NEGATIVE_INFINITY
+      onLate()
+    }
+    working.then(answered, answered)
     try {
-      return await Promise.race([work(), limit])
+      return await Promise.race([working, limit])
     } finally {
       disarm!()
     }
@@ -117,7 +132,13 @@ export function keepPairs(
   const write = async (pairs: Pairs): Promise<void> => {
     known = unsaved = new Secret(pairs)
     try {
-      await within(() => store.write(seal(FORMAT, VERSION, JSON.stringify(pairs))))
+      await within(
+        () => store.write(seal(FORMAT, VERSION, JSON.stringify(pairs))),
+        // It may have come after, and in place of, what was written since.
+        () => {
+          unsaved = known
+        },
+      )
       unsaved = undefined
     } catch (cause) {
       if (DpsError.is(cause) && cause.phase === 'store') throw cause

@@ -61,10 +61,15 @@ export function resolveTrust(
     ...(extraRoots === undefined ? [] : readExtraRoots(extraRoots)),
   ]
   if (anchors.length === 0) {
-    throw invalid("trust.roots is 'none', so trust.extraRoots must hold at least one root certificate")
+    throw invalid(
+      "trust.roots is 'none', so trust.extraRoots must hold at least one root certificate",
+      `Give the root that the chain of the server ends in as \`trust.extraRoots\`, or ${LEAVE_OUT}.`,
+    )
   }
   return Object.freeze([...new Map(anchors.map((anchor) => [anchor.sha256, anchor])).values()])
 }
+
+const LEAVE_OUT = 'leave `trust.roots` out, which trusts the two roots that it has'
 
 function namedRoots(roots: unknown, store: SystemStore): readonly TrustAnchor[] {
   switch (roots) {
@@ -75,7 +80,10 @@ function namedRoots(roots: unknown, store: SystemStore): readonly TrustAnchor[] 
     case 'none':
       return []
     default:
-      throw invalid("trust.roots must be 'bundled', 'system' or 'none'")
+      throw invalid(
+        "trust.roots must be 'bundled', 'system' or 'none'",
+        `For the service itself ${LEAVE_OUT}; 'system' takes the roots of this machine, 'none' those of \`trust.extraRoots\` alone.`,
+      )
   }
 }
 
@@ -116,6 +124,9 @@ function pemBlocks(text: string): readonly PemBlock[] | undefined {
   return blocks.length === text.split('-----BEGIN ').length - 1 ? blocks : undefined
 }
 
+const NO_PEM =
+  'Give the content of a file with -----BEGIN CERTIFICATE----- in it; `openssl x509 -inform der -in FILE` makes one of DER.'
+
 function readExtraRoots(input: PemInput): readonly TrustAnchor[] {
   const single = !Array.isArray(input)
   const inputs: readonly unknown[] = single ? [input] : (input as readonly unknown[])
@@ -123,11 +134,11 @@ function readExtraRoots(input: PemInput): readonly TrustAnchor[] {
   return inputs.flatMap((item, index) => {
     const field = single ? 'trust.extraRoots' : `trust.extraRoots[${index}]`
     if (typeof item !== 'string' && !(item instanceof Uint8Array)) {
-      throw invalid(`${field} must be PEM text or PEM bytes`)
+      throw invalid(`${field} must be PEM text or PEM bytes`, NO_PEM)
     }
     const blocks = pemBlocks(typeof item === 'string' ? item : Buffer.from(item).toString('latin1'))
     if (blocks === undefined) throw invalid(`${field} holds a PEM block that is cut off`)
-    if (blocks.length === 0) throw invalid(`${field} holds no PEM certificate`)
+    if (blocks.length === 0) throw invalid(`${field} holds no PEM certificate`, NO_PEM)
     return blocks.map((block, position) => {
       const where = blocks.length === 1 ? field : `${field}, PEM block ${position + 1},`
       const kept = checkedRoots.get(block.text)
@@ -213,6 +224,7 @@ function readSystemStore(store: SystemStore): readonly TrustAnchor[] {
   }
   throw invalid(
     `trust.roots is 'system', but no root certificate was found in ${printable(files.join(', '), 400)}`,
+    `Install the CA certificates of the distribution (ca-certificates), name their file in SSL_CERT_FILE, or ${LEAVE_OUT}.`,
   )
 }
 
@@ -232,6 +244,6 @@ function readIfPresent(file: string): string | undefined {
   }
 }
 
-function invalid(message: string): DpsError {
-  return new DpsError('TRUST_ANCHOR_INVALID', 'config', message)
+function invalid(message: string, hint?: string): DpsError {
+  return new DpsError('TRUST_ANCHOR_INVALID', 'config', message, hint === undefined ? {} : { hint })
 }

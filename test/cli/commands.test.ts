@@ -266,6 +266,23 @@ describe('inspect', () => {
     }
     return { ...report, of: (id: string) => report.checks.find((check) => check.id === id) }
   }
+
+  test('looks at a symmetric key by itself', async () => {
+    const key = bench.file('sas.key')
+    const alone = await examine(['--symmetric-key-file', key])
+    expect(alone).toMatchObject({ exitCode: 0 })
+    expect(alone.of('credential.read')!.message).toBe('a symmetric key; --registration-id would say whose')
+    expect(alone.of('credential.inspection')).toMatchObject({ status: 'ok' })
+    const cut = bench.write('cut.key', readFileSync(key, 'utf8').slice(0, 11))
+    const wrong = await examine(['--symmetric-key-file', cut])
+    expect(wrong).toMatchObject({ exitCode: 3, failed: 'credential.read' })
+    expect(wrong.of('credential.inspection')!.message).toMatch(/^sas-key-not-base64: The symmetric key /)
+    // Who is to be let in needs a name.
+    expect((await run(['doctor', '--factory', '--symmetric-key-file', key, '--quiet'])).stdout).toMatch(
+      /^error .*credential\.read +--registration-id is missing/m,
+    )
+  })
+
   const files = (cert: string, key: string) => ['--cert', bench.file(cert), '--key', bench.file(key)]
   const issued = async (name: string, days: number) => {
     const notAfter = new Date(Date.now() + days * 86_400_000)
@@ -466,6 +483,33 @@ describe('one configuration file', () => {
     const typo = bench.write('typo.json', JSON.stringify({ idScop: 'x' }))
     const ran = await run(['lookup', '--config', typo])
     expect(ran).toMatchObject({ code: 2, stderr: expect.stringContaining('idScop in') })
+    expect(ran.stderr).toContain('dps-device lookup --help')
+  })
+
+  test('that wants JSON has it of what is wrong with options too', async () => {
+    const json = bench.write('json.json', JSON.stringify({ json: true, idScope: 'x' }))
+    const typo = bench.write('json-typo.json', `\uFEFF${JSON.stringify({ json: true, idScop: 'x' })}`)
+    const wanted = [
+      { args: ['lookup', '--nonsense', '--config', json], says: '--nonsense is not known' },
+      { args: ['register', '--nonsense', `--config=${json}`], says: '--nonsense is not known' },
+      { args: ['register', '--nonsense'], env: { DPS_CONFIG: json }, says: '--nonsense is not known' },
+      { args: ['lookup', '--config', typo], says: `idScop in ${typo} is not known` },
+      { args: ['register', '--config', '-'], input: readFileSync(typo, 'utf8'), says: 'idScop in -' },
+    ]
+    for (const { args, env = {}, input = '', says } of wanted) {
+      const { code, stdout, stderr } = await run(args, { env, input })
+      expect({ code, stderr }).toEqual({ code: 2, stderr: '' })
+      expect(JSON.parse(stdout).error).toMatchObject({
+        code: 'OPTION_INVALID',
+        message: expect.stringContaining(says),
+      })
+    }
+    // A stronger source does not want it, the file is none, or a pipe has nothing to say for now.
+    execFileSync('mkfifo', [bench.file('pipe')])
+    for (const [config, ...more] of [[json, '--json=false'], ['nowhere'], [bench.file('pipe')], ['']]) {
+      const ran = await run(['lookup', '--nonsense', '--config', config!, ...more])
+      expect(ran).toMatchObject({ code: 2, stdout: '', stderr: expect.stringMatching(/^OPTION_INVALID/) })
+    }
   })
 })
 

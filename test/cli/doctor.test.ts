@@ -106,6 +106,22 @@ async function examine(
 const statuses = (report: Report): Record<string, string> =>
   Object.fromEntries(report.checks.map(({ id, status }) => [id, status]))
 
+describe('--quiet', () => {
+  test('says what is wrong and what to do, and nothing of the rest', async () => {
+    expect(await run([...well, '--quiet'])).toMatchObject({ code: 0, stdout: '', stderr: '' })
+    // What makes the exit code is said.
+    const strict = await run([...well, '--quiet', '--strict'])
+    expect(strict.code).toBe(9)
+    expect(strict.stdout).toMatch(/^warning +\d+ ms {2}tls\.inspection .*\n +-> .*\n\n\d+ ok, 1 warning, /)
+    const failed = await run([...there, ...trust, '--factory', '--quiet'])
+    expect(failed.code).toBe(2)
+    expect(failed.stdout).toMatch(
+      /^error +\d+ ms {2}credential\.read +there is no credential\n +-> Give --cert /,
+    )
+    expect(failed.stdout).not.toMatch(/^(?:ok|skipped|warning)/m)
+  })
+})
+
 describe('a device that is well', () => {
   test('passes every check, and is registered by none', async () => {
     const report = await examine(well)
@@ -639,7 +655,7 @@ describe('a terminal', () => {
     expect(code).toBe(0)
     expect(stdout).toContain('\x1b[32mok')
     expect(stdout).toContain('\x1b[33mwarning')
-    expect(stdout).toContain('\r\x1b[Kmqtt.connect: tls …')
+    expect(stdout).toContain('\r\x1b[K\x1b[?7lmqtt.connect: tls …')
     const plain = await inTerminal(well, { NO_COLOR: '1' })
     expect(plain.stdout).toContain('mqtt.connect')
     expect(plain.stdout).not.toContain('\x1b[3')

@@ -142,11 +142,11 @@ describe('what is wrong with one row', () => {
     )
     for (const [line, what] of [
       [3, /payload in line 3 is not JSON|quotes do not match/],
-      [4, /--key is missing/],
+      [4, /a cell for key is missing/],
       [5, /has 3 cells, and there are 5 columns/],
       [6, /CREDENTIAL_UNREADABLE .*cert in line 6: .* does not exist/],
       [7, /both a certificate and a symmetric key/],
-      [8, /there is no credential/],
+      [8, /a cell for registrationId is missing/],
       [9, /UNAUTHORIZED/],
       [10, /its quotes do not match/],
       [11, /came before/],
@@ -155,6 +155,41 @@ describe('what is wrong with one row', () => {
       expect(ran.stderr).toMatch(new RegExp(`^line ${line}: .*${what.source}`, 'm'))
     }
     expect(ran.stderr).not.toContain(DEVICE_KEY)
+  })
+
+  test('is said in the words of the list, whose columns are no options', async () => {
+    const rows = [
+      'registrationId,cert,key,pkcs12,symmetricKey,symmetricKeyFile',
+      'press-1,,{}/key.pem,,,',
+      'press-2,,,,,',
+      'press-3,,,,no-key,',
+      'press 4,,,,no-key,',
+      `press-5,,,,${DEVICE_KEY},{}/sas.key`,
+      'press-6,{}/cert.pem,{}/key.pem,{}/cert.pem,,',
+      'press-7,,,{}/cert.pem,,',
+      `,,,,${DEVICE_KEY},`,
+    ]
+    const failed = bench.file('words.csv')
+    const ran = await run(many(listed(`${rows.join('\n')}\n`), '--failed', failed))
+    const said = ran.stderr.trimEnd().split('\n').sort()
+    expect(said.map((line) => line.replace(/^line \d: (?:press-\d: )?\w+ in phase config: /, ''))).toEqual([
+      'a cell for cert is missing: the certificate that belongs to key in line 2',
+      'the row has no credential: it needs cert and key, pkcs12, symmetricKeyFile or symmetricKey',
+      'The symmetric key contains - or _ at position 3 of 6: it is in the URL-safe alphabet, not base64.',
+      'registrationId contains U+0020 at position 6; allowed are letters, digits and - . _ :.',
+      'the row has both symmetricKey and symmetricKeyFile: give one of the two',
+      'the row has both cert and pkcs12: give one of the two',
+      expect.stringMatching(/^pkcs12 is PEM, .*: give it as cert and key/),
+      'a cell for registrationId is missing: a symmetric key does not say whose it is',
+    ])
+    for (const text of [ran.stderr, readFileSync(failed, 'utf8')]) expect(text).not.toMatch(/--|`/)
+  })
+
+  test('of a list that names nobody is told', async () => {
+    for (const content of ['', '\n\n', 'registrationId,symmetricKey\n']) {
+      const ran = await run(many(listed(content)))
+      expect(ran).toMatchObject({ code: 0, stderr: 'warning: the list names no device\n' })
+    }
   })
 
   test('with a key in any column, or in place of the columns, and no piece of it is repeated', async () => {
@@ -458,6 +493,36 @@ describe('a person', () => {
     expect(ran.code).toBe(0)
     expect(ran.stdout).toMatch(/[█░]{24} \d+ % {2}\d+ assigned, 0 failed, [\d.]+ a second, .* left/)
     expect(ran.stdout).toMatch(/done {4}.*30/)
+  })
+
+  /** What a terminal shows, without what controls it. */
+  const onTerminal = async (args: readonly string[]) => {
+    const words = [COMMAND, ...args].map((word) => `'${word}'`).join(' ')
+    const command = ['script', '-qec', words, '/dev/null']
+    const ran = await run([], { command, env: { TERM: 'xterm', SHELL: '/bin/sh' } })
+    return { ...ran, shown: ran.stdout.split('\r\x1b[K') }
+  }
+
+  test.skipIf(!hasScript)('sees what all wait for while the service asks for patience', async () => {
+    const list = listed(`registrationId\n${ids(3).join('\n')}\n`)
+    emulator.faults.add({ at: 'register-reply', do: { reply: { status: 429, retryAfter: '4' } } })
+    const { code, shown } = await onTerminal(many(list, ...group, '--concurrency', '1'))
+    expect(code).toBe(0)
+    const waits = shown.filter((line) => /0 assigned, 0 failed; THROTTLED: all wait [2-5]\.0 s/.test(line))
+    expect(waits.length).toBeGreaterThanOrEqual(2)
+    // A line that wraps could not be replaced.
+    for (const line of waits) {
+      expect(line.startsWith('\x1b[?7l')).toBe(true)
+      expect(line.trimEnd().endsWith('\x1b[?7h')).toBe(true)
+    }
+  })
+
+  test.skipIf(!hasScript)('sees when the devices under way try again, while no other comes on', async () => {
+    const list = listed(`registrationId\n${ids(1).join('\n')}\n`)
+    emulator.faults.add({ at: 'register-reply', do: { reply: { status: 412, retryAfter: '4' } } })
+    const { code, shown } = await onTerminal(many(list, ...group))
+    expect(code).toBe(0)
+    expect(shown.join('\n')).toMatch(/0 assigned, 0 failed; [A-Z_]+: tried again within [2-5]\.0 s/)
   })
 
   test('is told of the first failures, and how many there were', async () => {

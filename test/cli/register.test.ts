@@ -336,11 +336,16 @@ describe('a name that is nearly right', () => {
     [['register', '--certificate', 'x'], '--cert'],
     [['register', '--symetric-key-file', 'x'], '--symmetric-key-file'],
     [['register', '--id-scope', 'x', '--transport', 'mqt'], 'mqtt'],
+    // Two letters of five, or the dashes, do not make another word of it.
+    [['csr', '--curve', 'P-256'], undefined],
   ] as const) {
     test(`${args.join(' ')} means ${meant}`, async () => {
       const ran = await run(args)
       expect(ran.code).toBe(2)
-      expect(ran.stderr).toContain(`Did you mean ${meant}?`)
+      if (meant === undefined) expect(ran.stderr).not.toContain('Did you mean')
+      else expect(ran.stderr).toContain(`Did you mean ${meant}?`)
+      // Where all of them are listed.
+      expect(ran.stderr).toContain(` dps-device ${args.length === 1 ? '' : `${args[0]} `}--help.`)
     })
   }
 })

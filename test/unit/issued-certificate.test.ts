@@ -387,6 +387,32 @@ describe('the store', () => {
     await expectDpsError(foreign.load(), 'CREDENTIAL_UNREADABLE', 'config')
   })
 
+  it('that answers a write too late is given what has come since once more', async () => {
+    const store = memoryStore()
+    const certificate = over(store)
+    const { write } = store
+    let late = (): Promise<void> => Promise.resolve()
+    store.write = (bytes) =>
+      new Promise((resolve) => {
+        late = async () => resolve(await write.call(store, bytes))
+      })
+    const first = expectDpsError(request(certificate), 'STORE_FAILED', 'store')
+    await expect.poll(() => clock.pending).toBe(1)
+    clock.advance(30_000)
+    await first
+    store.write = write
+    // Left alone, and then asked again.
+    const left = await expectDpsError(certificate.abandon(), 'STORE_FAILED', 'store')
+    expect(left.message).toBe('the store did not answer before, and is asked again in 600 s')
+    clock.advance(600_000)
+    expect(await certificate.status()).toMatchObject({ requested: false })
+    const without = asText(store)
+    await late()
+    expect(asText(store)).not.toBe(without)
+    expect(await certificate.status()).toMatchObject({ requested: false })
+    expect(asText(store)).toBe(without)
+  })
+
   it.each([
     ['fails', async () => Promise.reject(new Error('EMFILE'))],
     ['is damaged', async () => Buffer.from('nonsense')],

@@ -2,6 +2,7 @@ import { X509Certificate } from 'node:crypto'
 import type { CredentialFinding } from '../../index.ts'
 import type { Case } from '../case.ts'
 import { kit } from '../kit.ts'
+import type { Given } from '../options.ts'
 import { certificatesIn, describeChain } from '../roots.ts'
 import { type Check, endOf, failure, ok, plural, skipped, warning } from './check.ts'
 
@@ -18,6 +19,12 @@ const OF_DATES = ['expired', 'not-yet-valid', 'expires-soon']
 
 const KINDS = ['cert', 'key', 'pkcs12', 'symmetric-key', 'symmetric-key-file']
 
+/** So that a key can be looked at by itself. */
+const STAND_IN: readonly [string, Given] = [
+  'registration-id',
+  { value: 'unnamed', as: '', source: 'argument' },
+]
+
 const NO_CERTIFICATE = skipped('a symmetric key has none')
 
 export const credentialChecks: readonly Check[] = [
@@ -25,8 +32,11 @@ export const credentialChecks: readonly Check[] = [
     id: 'credential.read',
     needs: ['config.registration-id'],
     run: async (on) => {
-      const { options, library, secrets } = on
-      const named = KINDS.some((name) => options.has(name))
+      const { library, secrets } = on
+      const named = KINDS.some((name) => on.options.has(name))
+      const isSymmetric = ['symmetric-key', 'symmetric-key-file'].some((name) => on.options.has(name))
+      const isNameless = on.offline && isSymmetric && !on.options.has('registration-id')
+      const options = isNameless ? new Map([...on.options, STAND_IN]) : on.options
       if (!named && !on.needsCredential) {
         return skipped('no credential: give --cert and --key, --pkcs12, or --symmetric-key-file', true)
       }
@@ -36,7 +46,9 @@ export const credentialChecks: readonly Check[] = [
       const { registrationId, tls, keyCurve } = identity
       if (tls === undefined) on.sasKey = kit.lineOf(Buffer.from(secrets.at(-1) ?? ''))
       const kind = tls === undefined ? 'a symmetric key' : `a certificate and its key (${keyCurve ?? 'RSA'})`
-      return ok(`${registrationId}, with ${kind}`, { registrationId })
+      return isNameless
+        ? ok(`${kind}; --registration-id would say whose`)
+        : ok(`${registrationId}, with ${kind}`, { registrationId })
     },
   },
   {

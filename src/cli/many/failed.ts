@@ -45,7 +45,11 @@ export class Failed {
   add(cells: Cells, { code, message }: DpsError): void {
     this.#count++
     this.#write(
-      writeRow(this.#format, { ...cells, errorCode: code, errorMessage: kit.printable(message, 1000) }),
+      writeRow(this.#format, {
+        ...cells,
+        errorCode: code,
+        errorMessage: kit.printable(kit.spokenOfRow(message), 1000),
+      }),
     )
   }
 

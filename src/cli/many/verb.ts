@@ -74,6 +74,8 @@ const columns = (): readonly string[] => COLUMNS.map(kit.fileName)
 const MAX_TOLD = 20
 
 const PROGRESS_MS = 200
+/** What is waited for changes by the second. */
+const TICK_MS = 1000
 const BAR = 24
 
 class Batch {
@@ -89,6 +91,10 @@ class Batch {
   #failures = 0
   #told = 0
   #shownAt = Number.NEGATIVE_INFINITY
+  #endsAt = 0
+  #movedAt = this.#startedAt
+  /** The longest waits that are known, of one device and of all, and when they are about over. */
+  readonly #waits = { one: { until: 0, code: '' }, all: { until: 0, code: '' } }
 
   constructor(options: Options, output: Output) {
     this.#options = options
@@ -138,6 +144,14 @@ class Batch {
       }
     }
     let end: DpsError | undefined
+    let disarm = () => {}
+    const tick = () => {
+      disarm = kit.systemClock.after(TICK_MS, () => {
+        this.#show()
+        tick()
+      })
+    }
+    tick()
     try {
       for await (const result of library.provisionMany<Row>(devices(), {
         ...settings,
@@ -151,7 +165,12 @@ class Batch {
         ...given('store', journal === undefined ? undefined : library.fileJournal(journal)),
         ...given('timeouts', totalMs === undefined ? undefined : { totalMs }),
         onEvent: (event, device) => {
-          if (event.type === 'warning') this.#tell(`warning: ${event.message}`, device?.tag)
+          if (event.type === 'warning')
+            this.#tell(
+              `warning: ${device === undefined ? kit.spoken(event.message) : kit.spokenOfRow(event.message)}`,
+              device?.tag,
+            )
+          else if (event.type === 'retry') this.#awaits(event.error, event.delayMs)
         },
       })) {
         if (result.error !== undefined) failed.add(result.device.tag!.cells, result.error)
@@ -161,10 +180,12 @@ class Batch {
       if (!kit.DpsError.is(error)) throw error
       end = error
     } finally {
+      disarm()
       this.#output.clear()
       this.#summarize(failed.end(end === undefined), end !== undefined && journal !== undefined)
     }
     if (end !== undefined) throw end
+    if (this.#assigned + this.#failures === 0) this.#tell('warning: the list names no device', undefined)
     return this.#failures > 0 ? kit.EXIT.some : kit.EXIT.ok
   }
 
@@ -180,15 +201,26 @@ class Batch {
       const registrationId = kit.text(row, 'registration-id')
       const symmetric = has('symmetric-key', 'symmetric-key-file')
       const certified = has('cert', 'key', 'pkcs12')
+      for (const names of EXCLUSIVE) {
+        const both = names.filter((name) => row.has(name)).map(kit.fileName)
+        if (both.length > 1) throw kit.usage(`the row has both ${both.join(' and ')}: give one of the two`)
+      }
       if (symmetric && certified) throw kit.usage('the row has both a certificate and a symmetric key')
-      if (groupKey !== undefined && registrationId !== undefined && !symmetric && !certified) {
+      if (!symmetric && !certified && groupKey === undefined)
+        throw kit.usage(
+          'the row has no credential: it needs cert and key, pkcs12, symmetricKeyFile or symmetricKey',
+        )
+      const called = (name: string) => `a cell for ${kit.fileName(name)}`
+      if (groupKey !== undefined && !symmetric && !certified) {
+        if (registrationId === undefined)
+          throw kit.usage(`${called('registration-id')} is missing: the key of the device is made from it`)
         return library.symmetricKey({
           registrationId,
           key: await deriveDeviceKey({ groupKey, registrationId }),
         })
       }
       const own = has('key-passphrase', 'key-passphrase-file')
-      return kit.credentialOf(own ? row : new Map([...common, ...row]), library)
+      return kit.credentialOf(own ? row : new Map([...common, ...row]), library, undefined, called)
     }
   }
 
@@ -203,18 +235,42 @@ class Batch {
     } else {
       const { error } = result
       this.#failures++
+      this.#awaits(error, undefined)
       increase(this.#codes, error.code)
       if (this.#json)
         this.#output.result(JSON.stringify({ line, registrationId, ...JSON.parse(kit.errorJson(error)) }))
       else {
         const who = registrationId === undefined ? '' : ` ${registrationId}:`
         this.#tell(
-          `${kit.printable(who, 140)} ${error.code} in phase ${error.phase}: ${error.message}`.trimStart(),
+          `${kit.printable(who, 140)} ${error.code} in phase ${error.phase}: ${kit.spokenOfRow(error.message)}`.trimStart(),
           result.device.tag,
         )
       }
     }
-    this.#show(result.device.tag!.endsAt)
+    this.#endsAt = result.device.tag!.endsAt
+    this.#movedAt = kit.systemClock.monotonic()
+    this.#show()
+  }
+
+  /** @param delayMs until the device tries again, if it does */
+  #awaits({ code, retryAfterMs }: DpsError, delayMs: number | undefined): void {
+    const forAll = code === 'THROTTLED' || (code === 'SERVICE_UNAVAILABLE' && retryAfterMs !== undefined)
+    // Some of it is by chance.
+    const ms = forAll && retryAfterMs !== undefined ? retryAfterMs * 1.1 : delayMs
+    const who = forAll ? 'all' : 'one'
+    const until = kit.systemClock.monotonic() + (ms ?? 0)
+    if (until > this.#waits[who].until) this.#waits[who] = { until, code }
+  }
+
+  /** What nothing happens for. */
+  #waitsFor(now: number): string | undefined {
+    const { one, all } = this.#waits
+    const left = (until: number) => duration(Math.round((until - now) / 1000))
+    // One that is over in a moment is no news; nor is that of one device while others come on.
+    if (all.until - now > TICK_MS) return `${all.code}: all wait ${left(all.until)}`
+    if (one.until - now > TICK_MS && now - this.#movedAt > TICK_MS)
+      return `${one.code}: tried again within ${left(one.until)}`
+    return undefined
   }
 
   #tell(message: string, row: Row | undefined): void {
@@ -224,7 +280,7 @@ class Batch {
     this.#output.note(
       this.#told > MAX_TOLD
         ? 'What else there is to tell is only counted; --failed FILE has all of it.'
-        : kit.spoken(kit.printable(`${where}${message}`, 1000)),
+        : kit.printable(`${where}${message}`, 1000),
     )
   }
 
@@ -234,12 +290,12 @@ class Batch {
   }
 
   /** So that a device now and then does not cost what many would. */
-  #show(endsAt: number): void {
+  #show(): void {
     const now = kit.systemClock.monotonic()
     if (this.#quiet || now - this.#shownAt < PROGRESS_MS) return
     this.#shownAt = now
     const seconds = (now - this.#startedAt) / 1000
-    const part = this.#size === undefined ? undefined : Math.min(1, endsAt / this.#size)
+    const part = this.#size === undefined ? undefined : Math.min(1, this.#endsAt / this.#size)
     const filled = Math.round((part ?? 0) * BAR)
     const bar =
       part === undefined
@@ -247,9 +303,9 @@ class Batch {
         : `${'█'.repeat(filled)}${'░'.repeat(BAR - filled)} ${Math.floor(part * 100)} %  `
     const rate = ((this.#sources.register + this.#sources.lookup + this.#failures) / seconds).toFixed(1)
     const left = part === undefined || part === 0 ? '' : `, ${duration((seconds * (1 - part)) / part)} left`
-    this.#output.progress(
-      `${bar}${this.#assigned} assigned, ${this.#failures} failed, ${rate} a second${left}`,
-    )
+    const wait = this.#waitsFor(now)
+    const then = wait === undefined ? `, ${rate} a second${left}` : `; ${wait}`
+    this.#output.progress(`${bar}${this.#assigned} assigned, ${this.#failures} failed${then}`)
   }
 
   #summarize(failedFile: string | undefined, canGoOn: boolean): void {
@@ -292,6 +348,14 @@ class Batch {
     )
   }
 }
+
+/** Two columns of one thing. */
+const EXCLUSIVE = [
+  ['symmetric-key', 'symmetric-key-file'],
+  ['key-passphrase', 'key-passphrase-file'],
+  ['cert', 'pkcs12'],
+  ['key', 'pkcs12'],
+]
 
 const IN_DOUBT = ['lookup', 'register'] as const
 const SECRET_FILES = ['group-key-file', 'key-passphrase-file']

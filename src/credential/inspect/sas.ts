@@ -22,7 +22,7 @@ export async function inspectKey(options: SymmetricKeyOptions, findings: Finding
     return
   }
   try {
-    checkSasKey(key, field)
+    checkSasKey(key, 'symmetric')
   } catch (error) {
     findings.add(faultOf(key), said(error, `\`${field}\` is no symmetric key`))
   }

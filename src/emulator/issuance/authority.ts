@@ -1,6 +1,7 @@
 import { generateKeyPairSync, type KeyObject, randomBytes, X509Certificate } from 'node:crypto'
 import type { Clock } from '../../clock.ts'
 import { DpsError } from '../../errors.ts'
+import { checkNames } from '../check.ts'
 import type { EnrollmentRef } from '../enrollments.ts'
 import type { IssueFault } from '../faults.ts'
 import { type Der, type IssueCertificateOptions, type IssuedCertificate, signCertificate } from '../pki.ts'
@@ -82,8 +83,13 @@ const MOST_BACKDATING_MS = 300_000
 const REMEMBERED = 100_000
 
 /** @throws DpsError OPTION_INVALID, phase `config` */
-export function checkPolicy({ lifetimeMs = LIFETIME_MS, curves = ['P-384'] }: IssuancePolicy): void {
-  const known = curves.length > 0 && curves.every((curve) => curve === 'P-384' || curve === 'P-256')
+export function checkPolicy(policy: IssuancePolicy): void {
+  checkNames('`issuance`', policy, ['lifetimeMs', 'curves', 'allowRsa'])
+  const { lifetimeMs = LIFETIME_MS, curves = ['P-384'] } = policy
+  const known =
+    Array.isArray(curves) &&
+    curves.length > 0 &&
+    curves.every((curve) => curve === 'P-384' || curve === 'P-256')
   if (known && Number.isInteger(lifetimeMs / 1000) && lifetimeMs > 0 && lifetimeMs <= CA_LIFETIME_MS) return
   const message =
     "`issuance` must have a `lifetimeMs` of whole seconds, at most 10 years, and `curves` out of 'P-384' and 'P-256'"

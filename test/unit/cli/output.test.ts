@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { describeError, errorJson } from '../../../src/cli/output.ts'
+import { describeError, errorJson, spoken, spokenOfRow } from '../../../src/cli/output.ts'
 import { DpsError } from '../../../src/errors.ts'
 
 const plain = { alarm: (text: string) => text }
@@ -13,6 +13,19 @@ describe('an error for people', () => {
     expect(describeError(new DpsError('OPTION_INVALID', 'config', names), plain)).toContain(
       '--key is not --cert; --id-scope, --registration-id, --roots and --connect-to for --host; --key-passphrase-file',
     )
+  })
+
+  test('names the option that a message of the library begins with', () => {
+    for (const name of ['host', 'port', 'proxy', 'transport', 'payload'])
+      expect(spoken(`${name} must be another`)).toBe(`--${name} must be another`)
+    expect(spoken('transport names one twice')).toBe('--transport names one twice')
+    expect(spoken('the host must be there')).toBe('the host must be there')
+  })
+
+  test('names what the command has one option for, and the roots by their number', () => {
+    const names = '`key` or `keyFile`; `pkcs12File` or `pkcs12`; `pkcs12`; trust.extraRoots[1] is `x`'
+    expect(spoken(names)).toBe('--key; --pkcs12; --pkcs12; --extra-root number 2 is `x`')
+    expect(spokenOfRow(names)).toBe('key; pkcs12; pkcs12; --extra-root number 2 is x')
   })
 
   test('has what support asks for, and what was behind it', () => {

@@ -13,7 +13,7 @@ describe('a symmetric key', () => {
     fc.assert(
       fc.property(fc.uint8Array({ minLength: 16, maxLength: 64 }), (bytes) => {
         const text = Buffer.from(bytes).toString('base64')
-        expect(checkSasKey(text, 'key')).toBe(text)
+        expect(checkSasKey(text, 'symmetric')).toBe(text)
         expect(decodeBase64(text)).toEqual(Buffer.from(bytes))
       }),
     )
@@ -45,7 +45,7 @@ describe('a symmetric key', () => {
     ['is a token', `SharedAccessSignature sr=a&sig=${key}&se=1`, 'SAS token'],
     ['is PEM', `-----BEGIN PRIVATE KEY-----\n${key}\n-----END PRIVATE KEY-----\n`, 'PEM'],
   ])('that %s is refused without being quoted', (_, given, message) => {
-    const check = () => checkSasKey(given, 'key')
+    const check = () => checkSasKey(given, 'symmetric')
     expect(check).toThrow(expect.objectContaining({ code: 'SAS_KEY_INVALID', phase: 'config' }))
     expect(check).toThrow(message)
     try {

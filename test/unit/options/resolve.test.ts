@@ -134,9 +134,13 @@ describe('resolveOptions', () => {
     [
       'an API version that would change the user name',
       { ...minimal, apiVersion: '2019-03-31&x=1' },
-      'apiVersion',
+      'apiVersion must be a date such',
     ],
-    ['a user agent with a line break', { ...minimal, userAgent: 'a\r\nb' }, 'userAgent'],
+    [
+      'a user agent with a line break',
+      { ...minimal, userAgent: 'a\r\nb' },
+      'userAgent must be 1 to 128 printable',
+    ],
     ['no clock', { ...minimal, clock: null }, 'clock'],
     ['a clock without sleep', { ...minimal, clock: { now: () => 0 } }, 'clock'],
     ['a handler that is no function', { ...minimal, onEvent: {} }, 'onEvent'],

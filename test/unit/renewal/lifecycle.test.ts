@@ -672,6 +672,50 @@ describe('a store', () => {
     expect(presented().at(-1)).toBe(2)
   })
 
+  it.each(['write', 'read'] as const)(
+    'that hangs at %s holds a renewal up once, for half a minute, is told of, and writes once it answers',
+    async (method) => {
+      await start({}, { issuance: { lifetimeMs: 60 * MINUTE } })
+      const on = disk()
+      const hub = await boot(on)
+      const well = on.certificate[method]
+      let answer = (): void => undefined
+      let asked = 0
+      const hang = () => {
+        asked += 1
+        return new Promise((resolve) => {
+          answer = () => resolve(undefined)
+        })
+      }
+      Object.assign(on.certificate, { [method]: hang })
+      const startedAt = clock.monotonic()
+      // Of a life that began five minutes before it was given.
+      const due = 0.8 * 65 * MINUTE - 5 * MINUTE
+      const inUse = stage.next('certificate-in-use')
+      clock.advance(due)
+      await expect.poll(() => asked).toBe(1)
+      clock.advance(30_000)
+      await inUse
+      expect(clock.monotonic() - startedAt).toBe(due + 30_000)
+      await hub.sendTelemetry('x')
+      expect(asked).toBe(1)
+      if (method === 'write') {
+        const [first, ...rest] = stage.of('store-failed').map(({ error }) => error.message)
+        expect(first).toBe('the store did not answer within 30000 ms, and is asked again in 600 s')
+        expect(new Set(rest)).toEqual(
+          new Set(['the store did not answer before, and is asked again in 600 s']),
+        )
+      }
+      Object.assign(on.certificate, { [method]: well })
+      answer()
+      await renewed(due)
+      await hub.close()
+      await boot(on)
+      expect(presented().at(-1)).toBe(2)
+      expect(via()).toEqual(['dps', 'hub', 'hub'])
+    },
+  )
+
   it('that fails to read while the device is online costs no certificate and no registration', async () => {
     await start()
     const on = disk()
@@ -791,6 +835,37 @@ describe('options', () => {
     await start()
     await expectDpsError(provisionAndConnect(options(disk(), more as never)), 'OPTION_INVALID', 'config')
     expect(stage.emulator.log.connections).toEqual([])
+  })
+
+  it('that share one certificate are refused while the first connection lasts, and the first goes on', async () => {
+    await start()
+    const on = disk()
+    const { credential } = options(on)
+    const first = boot(on, { credential })
+    const second = await expectDpsError(
+      provisionAndConnect(options(disk(), { credential })),
+      'OPTION_INVALID',
+      'config',
+    )
+    expect(second.message).toMatch(
+      /^credential begins with an issuedCertificate\(\) that another .* keeps up/,
+    )
+    const hub = await first
+    await expectDpsError(provisionAndConnect(options(disk(), { credential })), 'OPTION_INVALID', 'config')
+    await renewed()
+    await hub.sendTelemetry('x')
+    expect(via()).toEqual(['dps', 'hub'])
+    await hub.close()
+    await (await boot(on, { credential })).sendTelemetry('y')
+    expect(received()).toEqual(['x', 'y'])
+  })
+
+  it('of a call that failed leave the certificate to the next', async () => {
+    await start()
+    const { credential } = options(disk())
+    const signal = AbortSignal.abort()
+    await expectDpsError(boot(disk(), { credential, signal }), 'CANCELLED', 'config')
+    await (await boot(disk(), { credential })).sendTelemetry('x')
   })
 
   it('say when to renew', async () => {

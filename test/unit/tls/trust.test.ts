@@ -125,10 +125,14 @@ describe('a lie about what is a root', () => {
   })
 
   it("'none' without extra roots is refused", () =>
-    expectDpsError(() => resolveTrust({ roots: 'none' }), 'TRUST_ANCHOR_INVALID', 'config'))
+    expectDpsError(() => resolveTrust({ roots: 'none' }), 'TRUST_ANCHOR_INVALID', 'config').then(({ hint }) =>
+      expect(hint).toMatch(/^Give the root .* as `trust\.extraRoots`, or leave `trust\.roots` out/),
+    ))
 
   it('an unknown source is refused', () =>
-    expectDpsError(() => resolveTrust({ roots: 'all' as 'none' }), 'TRUST_ANCHOR_INVALID', 'config'))
+    expectDpsError(() => resolveTrust({ roots: 'all' as 'none' }), 'TRUST_ANCHOR_INVALID', 'config').then(
+      ({ hint }) => expect(hint).toMatch(/leave `trust\.roots` out.*'system'.*'none'/),
+    ))
 
   it('a misspelt option is refused', () =>
     expectDpsError(() => resolveTrust({ extraRoot: root.pem } as TrustOptions), 'OPTION_INVALID', 'config'))
