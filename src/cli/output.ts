@@ -137,7 +137,7 @@ const SPOKEN: readonly (readonly [RegExp, string])[] = [
   [/`?\btrust\.roots\b`?/g, '--roots'],
   [/`?\btimeouts\.totalMs\b`?/g, '--timeout'],
   [/`?\bidScope\b`?/g, '--id-scope'],
-  [/`?\bregistrationId\b`?/g, '--registration-id'],
+  [/`registrationId`/g, '--registration-id'],
   [/`?\bconnectTo\b`?/g, '--connect-to'],
   [/`?\bapiVersion\b`?/g, '--api-version'],
   [/`passphrase`/g, '--key-passphrase-file'],

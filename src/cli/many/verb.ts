@@ -52,7 +52,11 @@ The list is CSV, whose first row names its columns, or has one JSON object a lin
 Columns, each as the option of register:
   ${columns().join(', ')}
 What a device has no cell for, and --payload and --key-passphrase-file say, is that of all. Files are named from the folder that
-the command runs in. Cells are separated by commas, semicolons or tabs, and quoted where they have one, a quote or a line break.
+the command runs in. Cells are separated by commas, semicolons or tabs, and quoted where they have one, a quote or a line break,
+or spaces around them that count. The text is UTF-8.
+
+The file of --failed has the columns of the list and errorCode, errorMessage and errorRow: the row itself where nothing could be
+made of it, which can be mended there. Fed in again it is a list as any other.
 
 With --journal the same command goes on where it was ended, by Ctrl-C, a crash or a power cut: who is assigned is not registered
 again, and is told of again. Of who was just being registered the service is asked first, over HTTPS, unless --in-doubt says
@@ -72,6 +76,9 @@ const columns = (): readonly string[] => COLUMNS.map(kit.fileName)
 
 /** What is told of one by one; after that it is only counted. */
 const MAX_TOLD = 20
+
+/** What the library says of an option that is a column here. */
+const COLUMN = /`(registrationId|cert|key)`/g
 
 const PROGRESS_MS = 200
 const BAR = 24
@@ -154,16 +161,25 @@ class Batch {
           if (event.type === 'warning') this.#tell(`warning: ${event.message}`, device?.tag)
         },
       })) {
-        if (result.error !== undefined) failed.add(result.device.tag!.cells, result.error)
+        if (result.error !== undefined) failed.add(result.device.tag!, result.error)
         this.#count(result)
       }
     } catch (error) {
-      if (!kit.DpsError.is(error)) throw error
+      if (!kit.DpsError.is(error)) {
+        failed.end(false)
+        throw error
+      }
       end = error
-    } finally {
-      this.#output.clear()
-      this.#summarize(failed.end(end === undefined), end !== undefined && journal !== undefined)
     }
+    this.#output.clear()
+    let failedFile: string | undefined
+    try {
+      failedFile = failed.end(end === undefined)
+    } catch (error) {
+      if (!kit.DpsError.is(error)) throw error
+      end ??= error
+    }
+    this.#summarize(failedFile, end !== undefined && journal !== undefined)
     if (end !== undefined) throw end
     return this.#failures > 0 ? kit.EXIT.some : kit.EXIT.ok
   }
@@ -224,7 +240,7 @@ class Batch {
     this.#output.note(
       this.#told > MAX_TOLD
         ? 'What else there is to tell is only counted; --failed FILE has all of it.'
-        : kit.spoken(kit.printable(`${where}${message}`, 1000)),
+        : kit.spoken(kit.printable(`${where}${message}`.replace(COLUMN, '$1'), 1000)),
     )
   }
 
