@@ -16,8 +16,8 @@ import { delayMs, pauseMs } from './registration/schedule.ts'
  * - Where it is over its quota (429), which ends an attempt at once unless `retry.maxThrottled` says otherwise: a quarter of
  *   the time since the first attempt; at least a minute or a sixteenth of `startDelayMs`, at most an hour.
  * - Where it, or the server's certificate, has been refused, since an operator may yet mend that: between a minute and five,
- *   doubled up to an hour. Never before `startDelayMs` is over; and where it has been throttled before, not before as long
- *   again as it has waited, a day at most.
+ *   doubled up to an hour. Never before `startDelayMs` is over; and where it has been throttled before, not before it has
+ *   waited ten times as long as it had when that last happened, a day at most.
  *
  * `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
  *
@@ -42,7 +42,7 @@ export async function provisionForever(
   await checkRegistration(call, issuanceApiVersion)
   const { signal } = call
   const own = { ...call }
-  const failed = { unreached: 0, refused: 0, throttled: false }
+  const failed = { unreached: 0, refused: 0, throttledMs: 0 }
   const sleep = (ms: number, phase: DpsPhase, attempts: number) =>
     clock.sleep(ms, signal ?? never).catch((cause) => {
       throw new DpsError('CANCELLED', phase, `cancelled by the caller after ${attempts} attempts`, { cause })

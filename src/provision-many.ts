@@ -7,7 +7,7 @@ import type { Credential } from './credential/credential.ts'
 import { OrderedCredentials } from './credential/ordered.ts'
 import type { DpsError } from './errors.ts'
 import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
-import { checkCredential, object, refuseUnknown, resolveOptions } from './options/resolve.ts'
+import { CLIENT_OPTIONS, checkCredential, object, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import type { DeviceRegistration } from './protocol/response.ts'
 import { assignmentOf, loadChecked, within } from './provision.ts'
 
@@ -112,6 +112,7 @@ const fileTools = { codeOf, failed, flush, isAlive, replace }
 const manyTools = {
   assignmentOf,
   bindingOf,
+  CLIENT_OPTIONS,
   checkCredential,
   ERRAND,
   emitter,

@@ -75,17 +75,17 @@ export function ours(sdk, given = {}) {
     const deadlineAt = new Float64Array(fleet.devices)
     // As FailedCalls, without an object for each device.
     const unreached = new Uint16Array(fleet.devices)
-    const throttled = new Uint8Array(fleet.devices)
+    const throttledMs = new Float64Array(fleet.devices)
     const refused = new Uint16Array(fleet.devices)
-    const failed = { unreached: 0, refused: 0, throttled: false }
+    const failed = { unreached: 0, refused: 0, throttledMs: 0 }
 
     function pause(device, error, now) {
       failed.unreached = unreached[device]
-      failed.throttled = throttled[device] === 1
+      failed.throttledMs = throttledMs[device]
       failed.refused = refused[device]
       const ms = pauseMs(error, failed, retry.startDelayMs, now - startedAt[device], random(device))
       unreached[device] = failed.unreached
-      throttled[device] = failed.throttled ? 1 : 0
+      throttledMs[device] = failed.throttledMs
       refused[device] = failed.refused
       states[device] = undefined
       plan(device, CALL, now + ms)

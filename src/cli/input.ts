@@ -16,9 +16,7 @@ const STANDARD_INPUT = 0
  */
 export function readInput(path: string, as: string, code: DpsErrorCode): Buffer {
   const fail = (fault: string, hint?: string) => {
-    // A key in the place of its file is not repeated.
-    const name = path === '-' ? 'standard input' : mayBeKey(path) ? 'the file' : printable(path, 200)
-    return new DpsError(code, 'config', `${as}: ${name} ${fault}`, {
+    return new DpsError(code, 'config', `${as}: ${nameOfFile(path, 200)} ${fault}`, {
       hint: hint ?? 'Check the path, and that the user who runs this may read it.',
     })
   }
@@ -49,6 +47,12 @@ export function readInput(path: string, as: string, code: DpsErrorCode): Buffer 
   const content = Buffer.concat(chunks)
   if (content.length === 0) throw fail('is empty')
   return content
+}
+
+/** A key in the place of its file is not repeated. */
+export function nameOfFile(path: string, limit: number): string {
+  if (path === '-') return 'standard input'
+  return mayBeKey(path) ? 'the file' : printable(path, limit)
 }
 
 /** A file of one line, such as a key; editors and `echo` end it with a line break. */

@@ -1,5 +1,5 @@
 import { DpsError } from '../errors.ts'
-import { printable } from '../printable.ts'
+import { nameOfFile } from './input.ts'
 
 /**
  * One option, from which its argument, its environment variable, its name in a configuration file and its line in the help
@@ -268,7 +268,7 @@ const inFile = (specs: readonly OptionSpec[]): readonly OptionSpec[] =>
   specs.filter(({ name, argumentOnly }) => argumentOnly !== true && name !== 'config')
 
 function fromFile(specs: readonly OptionSpec[], path: string, text: string): Map<string, Given> {
-  const file = printable(path, 120)
+  const file = nameOfFile(path, 120)
   let content: unknown
   try {
     content = JSON.parse(withoutMark(text))
@@ -342,15 +342,18 @@ export function usage(message: string, hint = `See ${help}.`): DpsError {
   return new DpsError('OPTION_INVALID', 'config', message, { hint })
 }
 
-/** @param known as they would have been written */
-export function unknown(name: string, known: readonly string[], where = ''): DpsError {
+/**
+ * @param known as they would have been written
+ * @param all where they are listed, if not in the help
+ */
+export function unknown(name: string, known: readonly string[], where = '', all?: string): DpsError {
   // What does not look like a name may be a value.
   if (!/^-{0,2}[A-Za-z][A-Za-z0-9-]{0,29}$/.test(name))
-    return usage(`there is an option${where} that has no name known here`)
+    return usage(`there is an option${where} that has no name known here`, all)
   const nearest = nearestOf(name, known)
   return usage(
     `${name}${where} is not known`,
-    nearest === undefined ? undefined : `Did you mean ${nearest}? All are listed by ${help}.`,
+    nearest === undefined ? all : `Did you mean ${nearest}? ${all ?? `All are listed by ${help}.`}`,
   )
 }
 

@@ -147,7 +147,7 @@ const SPOKEN: readonly (readonly [RegExp, string])[] = [
 const OWN: readonly (readonly [RegExp, string])[] = [
   // Where there is another name for its file, the command has one for both.
   [/`(cert|key|pkcs12)` or `\1File`|`(cert|key|pkcs12)File` or `\2`/g, '`$1$2`'],
-  [/`?\bregistrationId\b`?/g, 'registration-id'],
+  [/`registrationId`/g, 'registration-id'],
   [/`passphrase`/g, 'key-passphrase-file'],
   [/`(cert|key|pkcs12)`/g, '$1'],
 ]

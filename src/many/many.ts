@@ -12,6 +12,7 @@ import { IdTable } from './id-table.ts'
 import { Journal } from './journal.ts'
 
 const DEVICE = new Set(['credential', 'registrationId', 'payload', 'tag'])
+const OWN = ['concurrency', 'ratePerMinute', 'store', 'inDoubt', 'payload', 'signal']
 
 /** From there on a number in the table is a place in this list; below, it is one in the journal. */
 const SEEN = 2 ** 52
@@ -128,6 +129,9 @@ class Run<T> {
     if (signal !== undefined && typeof signal?.addEventListener !== 'function')
       throw invalid('signal must be an AbortSignal')
     if ('credential' in rest) throw invalid('credential is of each device, not of the options')
+    const known = new Set([...OWN, ...tools.CLIENT_OPTIONS])
+    known.delete('credential')
+    tools.refuseUnknown('', options, known)
     // A handler makes the client look for what is doubtful; each call has its own.
     const shared = { ...rest, credential: NOBODY, ...(onEvent !== undefined && { onEvent: () => {} }) }
     this.#settings = tools.resolveOptions(shared)
@@ -260,7 +264,7 @@ class Run<T> {
   async #pull(): Promise<void> {
     try {
       this.#source ??= iteratorOf(this.#devices)
-      const { value, done } = await this.#source.next()
+      const { value, done } = this.#tools.object('what the list gives', await this.#source.next())
       this.#pulling = false
       if (done === true) {
         this.#source = undefined
@@ -339,7 +343,7 @@ class Run<T> {
       return { registrationId, source, assignment }
     }
     if (journal !== undefined && before < 0 && this.#options.inDoubt !== 'register') {
-      const found = await this.#made(await journal.begunAt(-before), call)
+      const found = await this.#made(await journal.begunAt(-before), registrationId, call)
       if (found !== undefined) return finish('lookup', found)
     }
     await this.#bucket.turn(signal)
@@ -356,7 +360,11 @@ class Run<T> {
   }
 
   /** What the service has made of a registration that was begun at that time, if it has. */
-  async #made(begunAt: number, call: RegisterOptions): Promise<Assignment | undefined> {
+  async #made(
+    begunAt: number,
+    registrationId: string,
+    call: RegisterOptions,
+  ): Promise<Assignment | undefined> {
     const { signal } = this.#stop
     for (let asked = 1; ; asked++) {
       await this.#bucket.turn(signal)
@@ -369,6 +377,8 @@ class Run<T> {
       }
       const at = state.lastUpdatedAt?.getTime() ?? Number.NEGATIVE_INFINITY
       if (at < begunAt - CLOCK_SLACK_MS) return undefined
+      // No doubt is left, so that it is registered when it is no longer disabled.
+      if (state.status === 'disabled') await this.#note((to) => to.refused(registrationId))
       if (state.status !== 'assigning' || asked === MAX_LOOKUPS) return this.#tools.assignmentOf(state)
       await this.#settings.clock.sleep(LOOKUP_GAP_MS, signal)
     }

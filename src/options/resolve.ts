@@ -76,7 +76,7 @@ const RETRY = {
   pollIntervalMs: 2000,
 } as const
 
-const KNOWN = new Set([
+export const CLIENT_OPTIONS: ReadonlySet<string> = new Set([
   'idScope',
   'credential',
   'host',
@@ -106,7 +106,7 @@ const KNOWN = new Set([
 export function resolveOptions(options: ProvisioningClientOptions): ResolvedOptions {
   object('options', options)
   // A misspelt option that is silently ignored is a policy that silently does not apply.
-  refuseUnknown('', options, KNOWN)
+  refuseUnknown('', options, CLIENT_OPTIONS)
   const { clock = systemClock, onEvent } = options
   if (onEvent !== undefined && typeof onEvent !== 'function') throw invalid('onEvent', 'must be a function')
   object('clock', clock)

@@ -54,13 +54,15 @@ const QUOTA_MS = 60_000
 const LONGEST_THROTTLED_MS = 3_600_000
 /** A fleet that takes longer has said so with `startDelayMs`. */
 const LONGEST_QUEUE_MS = 86_400_000
+/** A place in a queue is as likely near its end as near its start: for nine in ten it is over after ten times as long. */
+const QUEUE_TIMES = 10
 
 /** What has ended the calls of a `provisionForever` so far. */
 export interface FailedCalls {
   unreached: number
   refused: number
-  /** Whether the service was over its quota in any of them. */
-  throttled: boolean
+  /** How long the device had waited when the service was last over its quota; 0 where it never was. */
+  throttledMs: number
 }
 
 /**
@@ -70,7 +72,7 @@ export interface FailedCalls {
  * - Throttled: nobody tells a device how many wait with it, but it knows for how long it has. Up to a quarter of that, so
  *   that it is never late by more; at least a minute, or a sixteenth of `startDelayMs`, and at most an hour.
  * - Refused: below a ceiling that doubles from 5 minutes to an hour, above a minute, and behind the queue: not before
- *   those have had their turn who have not been asked yet.
+ *   those have had their turn who have not been heard yet. Where none has been met lately there is none to go behind.
  *
  * @param startDelayMs in which the whole fleet gets through
  * @param waitedMs since the first call began
@@ -84,14 +86,16 @@ export function pauseMs(
 ): number {
   const askedMs = error.retryAfterMs ?? 0
   if (!error.retryable) {
-    const queueMs = Math.max(startDelayMs, failed.throttled ? Math.min(waitedMs, LONGEST_QUEUE_MS) : 0)
-    const ceilingMs = Math.max(queueMs, backoffCeilingMs(++failed.refused, REFUSED))
-    return Math.round(Math.max(REFUSED_FLOOR_MS, askedMs, queueMs) + random * ceilingMs)
+    const queueMs = Math.min(QUEUE_TIMES * failed.throttledMs - waitedMs, LONGEST_QUEUE_MS)
+    const floorMs = Math.max(REFUSED_FLOOR_MS, askedMs, startDelayMs, queueMs)
+    const spreadMs = queueMs > 0 ? Math.min(failed.throttledMs, LONGEST_QUEUE_MS) : 0
+    const ceilingMs = Math.max(startDelayMs, spreadMs, backoffCeilingMs(++failed.refused, REFUSED))
+    return Math.round(floorMs + random * ceilingMs)
   }
   if (error.code !== 'THROTTLED') {
     return Math.round(askedMs + random * backoffCeilingMs(++failed.unreached, UNREACHED))
   }
-  failed.throttled = true
+  failed.throttledMs = waitedMs
   const ceilingMs = Math.max(QUOTA_MS, startDelayMs / 16, waitedMs / 4)
   return Math.round(askedMs + random * Math.min(ceilingMs, LONGEST_THROTTLED_MS))
 }

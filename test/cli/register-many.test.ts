@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { deriveDeviceKey } from '../../src/factory/index.ts'
 import { Bench, COMMAND, DEVICE_KEY, run } from './bench.ts'
@@ -108,6 +108,17 @@ describe('a list', () => {
     expect(told.find(({ error }) => error)).toMatchObject({ line: 6, error: { code: 'OPTION_INVALID' } })
   })
 
+  test('has spaces around its cells, and rows of nothing; quoted spaces count', async () => {
+    const list = listed(
+      'registrationId , cert, key, keyPassphraseFile,symmetricKey\n press-1 , {}/cert.pem, {}/encrypted.pem, {}/passphrase,\n,,,,\n  \n"",,\npress-2,,,," a"\n',
+    )
+    const failed = bench.file('spaces.csv')
+    const ran = await run(many(list, '--failed', failed))
+    expect(ran).toMatchObject({ code: 10, stdout: expect.stringContaining('1: 1 SAS_KEY_INVALID') })
+    expect(registered()).toEqual(['press-1'])
+    expect(readFileSync(failed, 'utf8')).toMatch(/\npress-2,,,," a",SAS_KEY_INVALID,/)
+  })
+
   test('opens encrypted keys with the passphrase that is said for all', async () => {
     const list = listed('cert,key\n{}/cert.pem,{}/encrypted.pem\n')
     expect(await run(many(list, '--key-passphrase-file', bench.file('passphrase')))).toMatchObject({
@@ -127,7 +138,7 @@ describe('what is wrong with one row', () => {
       'press-3,,',
       'press-4,{}/nowhere.pem,{}/key.pem,,',
       `press-5,{}/cert.pem,{}/key.pem,${DEVICE_KEY},`,
-      ',,,,',
+      ',,,,{}',
       `press-7,,,${DEVICE_KEY},`,
       'press-8,,,"no" quotes,',
       'press-0,,,,',
@@ -255,9 +266,9 @@ describe('what is wrong with one row', () => {
     expect(ran.stdout).toContain(`written ${failed}`)
     expect(statSync(failed).mode & 0o777).toBe(0o600)
     const [head, ...rows] = readFileSync(failed, 'utf8').trimEnd().split('\n')
-    expect(head).toBe('registrationId,symmetricKey,errorCode,errorMessage')
+    expect(head).toBe('registrationId,symmetricKey,errorCode,errorMessage,errorRow')
     expect(rows.sort()).toEqual([
-      ',,OPTION_INVALID,"line 5 has 1 cells, and there are 2 columns"',
+      ',,OPTION_INVALID,"line 5 has 1 cells, and there are 2 columns",press-3',
       expect.stringMatching(new RegExp(`^press-1,${DEVICE_KEY.replace(/[+/]/g, '.')},UNAUTHORIZED,`)),
     ])
     // As an operator would: the enrollment is put right, and the list that is left is fed in.
@@ -270,6 +281,62 @@ describe('what is wrong with one row', () => {
     expect(registered()).toEqual(['press-0', 'press-1', 'press-2'])
     expect(readFileSync(failed, 'utf8')).not.toContain('press-1')
     emulator.enrollments.remove({ registrationId: 'press-1' })
+  })
+
+  test.each([
+    [
+      'csv',
+      'registrationId,symmetricKey\npress-0,\npress-1\npress-2,"a"b\npress-3,a,b\n',
+      'registrationId,symmetricKey,errorCode,errorMessage,errorRow',
+      [
+        ',,OPTION_INVALID,"line 3 has 1 cells, and there are 2 columns",press-1',
+        ',,OPTION_INVALID,line 4: its quotes do not match,"press-2,""a""b"',
+        ',,OPTION_INVALID,"line 5 has 3 cells, and there are 2 columns","press-3,a,b"',
+      ],
+      ['press-1', '"press-1,"'],
+    ],
+    [
+      'jsonl',
+      '{"registrationId":"press-0"}\n{"registrationId":"press-1"\n{"registrationld":"press-2"}\n',
+      '{"errorCode":"OPTION_INVALID","errorMessage":"line 2 is no JSON object","errorRow":"{\\"registrationId\\":\\"press-1\\""}',
+      [
+        '{"errorCode":"OPTION_INVALID","errorMessage":"registrationld in line 3 is not known","errorRow":"{\\"registrationld\\":\\"press-2\\"}"}',
+      ],
+      ['press-1\\"', 'press-1\\"}'],
+    ],
+  ] as const)(
+    'goes to --failed as it was where nothing could be made of it, in %s, and is mended there',
+    async (suffix, content, head, rows, [wrong, right]) => {
+      const failed = bench.file(`failed-4.${suffix}`)
+      const args = [...group, '--failed', failed, '--force']
+      expect((await run(many(listed(content, suffix), ...args))).code).toBe(10)
+      const kept = readFileSync(failed, 'utf8')
+      const [first, ...others] = kept.trimEnd().split('\n')
+      expect(first).toBe(head)
+      expect(others.sort()).toEqual([...rows].sort())
+      // As it is it fails for the same reason, and nothing of it is lost.
+      expect((await run(many(failed, ...args))).code).toBe(10)
+      const again = readFileSync(failed, 'utf8')
+      expect(again.replace(/line \d/g, '')).toBe(kept.replace(/line \d/g, ''))
+      bench.write(`failed-4.${suffix}`, again.replace(wrong, right))
+      expect((await run(many(failed, ...args))).code).toBe(10)
+      expect(registered()).toEqual(['press-0', 'press-1'])
+      expect(readFileSync(failed, 'utf8')).not.toContain('press-1')
+    },
+  )
+
+  test('is not text: it is not registered with what stands for that', async () => {
+    const list = bench.file('latin1.csv')
+    writeFileSync(
+      list,
+      Buffer.from('registrationId,payload\npress-0,\npress-1,"{""city"":""K\xf6ln""}"\n', 'latin1'),
+    )
+    const ran = await run(many(list, ...group))
+    expect(ran).toMatchObject({
+      code: 10,
+      stderr: expect.stringMatching(/^line 3: .*is not text in UTF-8/m),
+    })
+    expect(registered()).toEqual(['press-0'])
   })
 
   test('leaves no file where none failed, and replaces none that is there', async () => {
@@ -314,6 +381,41 @@ describe('the file of --failed', () => {
     }
     expect(registered()).toEqual([])
     expect(readFileSync(link, 'utf8')).toBe('mine')
+  })
+
+  test('leaves nothing of a run that was killed, when the next one begins', async () => {
+    const list = listed(`registrationId,symmetricKey\n${refused('press-0')}\npress-1,\n`)
+    const failed = bench.file('killed.csv')
+    const left = () => readdirSync(bench.folder).filter((name) => name.startsWith('killed.csv.'))
+    const { hit } = emulator.faults.add({
+      at: 'register',
+      do: 'silence',
+      match: { registrationId: 'press-1' },
+    })
+    const args = many(list, ...group, '--failed', failed)
+    await run(args, { meanwhile: (kill) => void hit.then(() => kill('SIGKILL')) })
+    expect(left()).toHaveLength(1)
+    // What another run is at work with, or what is no file of this kind.
+    const others = [`killed.csv.${process.pid}.tmp`, 'killed.csv.bak']
+    for (const name of others) bench.write(name, '')
+    expect((await run(args)).code).toBe(10)
+    expect(left().sort()).toEqual(others.sort())
+    for (const name of others) rmSync(bench.file(name))
+  })
+
+  test('that the disk has no room for ends the run, and the one of before stays', async () => {
+    const failed = bench.write('full.csv', 'of before\n')
+    const list = listed(
+      `registrationId,symmetricKey\n${ids(40)
+        .map((id) => `${id},no key ${'x'.repeat(60)}`)
+        .join('\n')}\n`,
+    )
+    const words = [COMMAND, ...many(list, '--failed', failed, '--force')].map((word) => `'${word}'`).join(' ')
+    const ran = await run([], { command: ['bash', '-c', `ulimit -f 2; exec ${words}`] })
+    expect(ran).toMatchObject({ code: 3, stderr: expect.stringMatching(/could not be written \(EFBIG\)/) })
+    expect(ran.stdout).toMatch(/^done {4}0\nfailed {2}\d+: \d+ SAS_KEY_INVALID\ntime/)
+    expect(readFileSync(failed, 'utf8')).toBe('of before\n')
+    expect(readdirSync(bench.folder).filter((name) => name.startsWith('full.csv.'))).toEqual([])
   })
 
   test('of a run before goes with --force where none failed', async () => {
@@ -384,6 +486,37 @@ describe('what is wrong with all', () => {
       expect(ran).toMatchObject({ code: 2, stderr: expect.stringMatching(message) })
     }
     expect(registered()).toEqual([])
+  })
+
+  test.each([
+    [
+      'no columns',
+      'press-0,press-0.key\n',
+      /press-0 as a column .* is not known\nThe first row names the columns; .*registrationId, cert/,
+    ],
+    ['a column in other letters', 'RegistrationId\npress-0\n', /Did you mean registrationId\?/],
+    [
+      'line breaks of CR alone',
+      'registrationId\rpress-0\r',
+      /line 1 has carriage returns without line feeds/,
+    ],
+    ['UTF-16', Buffer.from('\uFEFFregistrationId\npress-0\n', 'utf16le'), /line 1 is not text in UTF-8/],
+    [
+      'UTF-16 without a mark',
+      Buffer.from('registrationId\npress-0\n', 'utf16le'),
+      /line 1 is not text in UTF-8/,
+    ],
+    ['a JSON array', '[{"registrationId":"press-0"}]', /line 1 begins a JSON array\n.*one object a line/],
+    [
+      'a line that never ends',
+      `registrationId\npress-0\n${'x'.repeat(1_200_000)}`,
+      /line 3 is longer than 1 MiB/,
+    ],
+  ] as const)('%s', async (_, content, message) => {
+    const list = bench.file(`odd-${++count}.csv`)
+    writeFileSync(list, content)
+    const ran = await run(many(list, ...group))
+    expect(ran).toMatchObject({ code: 2, stderr: expect.stringMatching(message) })
   })
 
   test('a group key that is none', async () => {

@@ -8,8 +8,12 @@ const MAX_ROW = 1024 * 1024
 
 const SEPARATORS = [',', ';', '\t']
 
-/** What was wrong with the rows that came back, in a list that is fed in again: read and not looked at. */
-export const REASON = ['errorCode', 'errorMessage'] as const
+/**
+ * What was wrong with the rows that came back, in a list that is fed in again: not looked at. The last is the row itself where
+ * nothing could be made of it; a row without any other cell is taken from there.
+ */
+export const REASON = ['errorCode', 'errorMessage', 'errorRow'] as const
+const UNREAD = REASON[2]
 
 /** The cells of one device by column; those that are empty are not there. */
 export type Cells = Readonly<Record<string, unknown>>
@@ -20,8 +24,9 @@ export interface Row {
   /** Bytes of the list up to its end. */
   readonly endsAt: number
   readonly cells: Cells
-  /** What is wrong with it; there are no cells then. */
+  /** What is wrong with it; there are no cells then, and its text is in `unread`. */
   readonly error?: DpsError
+  readonly unread?: string
 }
 
 /** Whether a list has its columns in its first row, or each row is a JSON object. */
@@ -29,7 +34,7 @@ export type Format = { readonly columns: readonly string[]; readonly separator: 
 
 /**
  * Reads rows as they are asked for. A list that begins with `{` is of JSON objects, one a line; any other is CSV (RFC 4180)
- * whose first row names the columns, separated by a comma, a semicolon or a tab.
+ * whose first row names the columns, separated by a comma, a semicolon or a tab. Rows in which nothing is are no rows.
  *
  * @param known the columns there may be
  * @param onFormat told once, before the first row
@@ -47,14 +52,14 @@ export async function* readRows(
   for await (const first of lines) {
     line++
     endsAt += first.bytes
-    if (first.text === '') continue
+    if (first.text.trim() === '') continue
     if (format === undefined) {
       format = first.text.trimStart().startsWith('{') ? 'jsonl' : headOf(first.text, as, known)
       onFormat(format)
       if (format !== 'jsonl') continue
     }
     if (format === 'jsonl') {
-      yield { line, endsAt, ...attempt(() => objectOf(first.text, line, known)) }
+      yield { line, endsAt, ...attempt(first.text, line, (text) => objectOf(text, line, known)) }
       continue
     }
     const begins = line
@@ -70,18 +75,40 @@ export async function* readRows(
         throw kit.usage(`${as}: the row in line ${begins} is longer than 1 MiB: a quote is never closed`)
     }
     const { columns, separator } = format
-    yield { line: begins, endsAt, ...attempt(() => cellsOf(text, begins, columns, separator)) }
+    const own = columns.filter((name) => !REASON.includes(name as never))
+    const cells = attempt(text, begins, (row, isAll) =>
+      cellsOf(row, begins, isAll ? columns : own, separator),
+    )
+    if (cells !== undefined) yield { line: begins, endsAt, ...cells }
   }
 }
 
-function attempt(work: () => Cells): Pick<Row, 'cells' | 'error'> {
+/** @param read the cells that are not empty; undefined where there is nothing at all */
+function attempt<R extends Cells | undefined>(
+  text: string,
+  line: number,
+  read: (text: string, isAll: boolean) => R,
+): Pick<Row, 'cells' | 'error' | 'unread'> | (R & undefined) {
+  let unread = text
   try {
-    return { cells: work() }
+    if (/[\0\uFFFD]/.test(text)) throw kit.usage(`line ${line} is not text in UTF-8`, NO_UTF8)
+    const all = read(text, true)
+    if (all === undefined) return undefined as R & undefined
+    const cells = withoutReason(all)
+    const kept = all[UNREAD]
+    if (kept === undefined || Object.keys(cells).length > 0) return { cells }
+    unread = `${kept}`
+    return { cells: withoutReason(read(unread, false) ?? {}) }
   } catch (error) {
     if (!kit.DpsError.is(error)) throw error
-    return { cells: {}, error }
+    return { cells: {}, error, unread }
   }
 }
+
+const withoutReason = (cells: Cells): Cells =>
+  Object.fromEntries(Object.entries(cells).filter(([name]) => !REASON.includes(name as never)))
+
+const NO_UTF8 = 'Save the list as CSV in UTF-8.'
 
 async function* readLines(path: string, as: string, signal: AbortSignal) {
   const stream: Readable = path === '-' ? process.stdin : createReadStream(path)
@@ -90,6 +117,7 @@ async function* readLines(path: string, as: string, signal: AbortSignal) {
   signal.addEventListener('abort', stop, { once: true })
   const decoder = new TextDecoder()
   let rest = ''
+  let count = 0
   const measured = (text: string, end: number) => ({
     text: text.replace(/\r$/, ''),
     bytes: Buffer.byteLength(text) + end,
@@ -99,8 +127,11 @@ async function* readLines(path: string, as: string, signal: AbortSignal) {
       rest += decoder.decode(chunk as Buffer, { stream: true })
       const lines = rest.split('\n')
       rest = lines.pop()!
-      if (rest.length > MAX_ROW) throw kit.usage(`${as}: a line is longer than 1 MiB`)
-      for (const text of lines) yield measured(text, 1)
+      for (const text of lines) {
+        count++
+        yield measured(text, 1)
+      }
+      if (rest.length > MAX_ROW) throw kit.usage(`${as}: line ${count + 1} is longer than 1 MiB`)
     }
     rest += decoder.decode()
     if (rest !== '') yield measured(rest, 0)
@@ -120,25 +151,41 @@ async function* readLines(path: string, as: string, signal: AbortSignal) {
 }
 
 function headOf(text: string, as: string, known: readonly string[]): Format {
+  const all = `The first row names the columns; there are ${known.join(', ')}.`
+  const fault = (what: string, hint = all) => kit.usage(`${as}: line 1 ${what}`, hint)
+  if (/[\0\uFFFD]/.test(text)) throw fault('is not text in UTF-8', NO_UTF8)
+  if (text.includes('\r'))
+    throw fault('has carriage returns without line feeds', 'Save the list with line breaks of LF or CR LF.')
+  if (text.trimStart().startsWith('['))
+    throw fault(
+      'begins a JSON array',
+      "JSON lines have one object a line: jq -c '.[]' makes them of an array.",
+    )
   const separator = SEPARATORS.find((one) => text.includes(one)) ?? ','
   const columns = split(text, separator)?.map((name) => name.trim())
-  if (columns === undefined)
-    throw kit.usage(`${as}: line 1 does not name the columns: its quotes do not match`)
+  if (columns === undefined) throw fault('does not name the columns: its quotes do not match')
   for (const [i, name] of columns.entries()) {
     const before = columns.indexOf(name)
-    if (before !== i) throw kit.usage(`${as}: line 1 has the same name in columns ${before + 1} and ${i + 1}`)
-    if (!known.includes(name) && !REASON.includes(name as never))
-      throw kit.unknown(name, known, ` as a column in ${as}`)
+    if (before !== i) throw fault(`has the same name in columns ${before + 1} and ${i + 1}`)
+    if (known.includes(name) || REASON.includes(name as never)) continue
+    throw kit.unknown(name, known, ` as a column in ${as}`, all)
   }
   return { columns, separator }
 }
 
-function cellsOf(text: string, line: number, columns: readonly string[], separator: string): Cells {
+function cellsOf(
+  text: string,
+  line: number,
+  columns: readonly string[],
+  separator: string,
+): Cells | undefined {
   const cells = split(text, separator)
   if (cells === undefined) throw kit.usage(`line ${line}: its quotes do not match`)
+  // As the table of many a program ends.
+  if (cells.every((cell) => cell === '')) return undefined
   if (cells.length !== columns.length)
     throw kit.usage(`line ${line} has ${cells.length} cells, and there are ${columns.length} columns`)
-  return withoutReason(columns.map((name, i) => [name, cells[i]!]))
+  return withoutEmpty(columns.map((name, i) => [name, cells[i]!]))
 }
 
 function objectOf(text: string, line: number, known: readonly string[]): Cells {
@@ -149,18 +196,18 @@ function objectOf(text: string, line: number, known: readonly string[]): Cells {
     // The reason that JSON.parse gives quotes the text.
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw kit.usage(`line ${line} is no JSON object`)
+    throw kit.usage(`line ${line} is no JSON object`, 'JSON lines have one whole object a line.')
   for (const [name, cell] of Object.entries(value)) {
     if (REASON.includes(name as never)) continue
     if (!known.includes(name)) throw kit.unknown(name, known, ` in line ${line}`)
     const fits = name === 'payload' ? typeof cell === 'object' && cell !== null : typeof cell === 'string'
     if (!fits) throw kit.usage(`line ${line}: ${name} must be ${name === 'payload' ? 'an object' : 'text'}`)
   }
-  return withoutReason(Object.entries(value))
+  return withoutEmpty(Object.entries(value))
 }
 
-const withoutReason = (cells: readonly (readonly [string, unknown])[]): Cells =>
-  Object.fromEntries(cells.filter(([name, cell]) => cell !== '' && !REASON.includes(name as never)))
+const withoutEmpty = (cells: readonly (readonly [string, unknown])[]): Cells =>
+  Object.fromEntries(cells.filter(([, cell]) => cell !== ''))
 
 const escaped = (separator: string): string => (separator === '\t' ? '\\t' : separator)
 
@@ -170,7 +217,10 @@ function isOpen(text: string, separator: string): boolean {
   return new RegExp(`(?:^|[${escaped(separator)}])"`).test(closed)
 }
 
-/** The cells of a row (RFC 4180 section 2); undefined where its quotes do not match. */
+/**
+ * The cells of a row (RFC 4180 section 2), without the spaces around those that are not quoted; undefined where its quotes do
+ * not match.
+ */
 function split(text: string, separator: string): string[] | undefined {
   const cells: string[] = []
   const end = escaped(separator)
@@ -178,7 +228,7 @@ function split(text: string, separator: string): string[] | undefined {
   for (;;) {
     const found = cell.exec(text)
     if (found === null) return undefined
-    cells.push(found[1]?.replaceAll('""', '"') ?? found[2]!)
+    cells.push(found[1]?.replaceAll('""', '"') ?? found[2]!.trim())
     if (found[3] === '') return cells
   }
 }
@@ -191,5 +241,5 @@ export function writeRow(format: Format, cells: Cells): string {
 
 function quoted(cell: unknown, separator: string): string {
   const text = `${cell}`
-  return text.includes(separator) || /["\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
+  return text.includes(separator) || /["\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
 }

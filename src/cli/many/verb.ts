@@ -52,7 +52,11 @@ The list is CSV, whose first row names its columns, or has one JSON object a lin
 Columns, each as the option of register:
   ${columns().join(', ')}
 What a device has no cell for, and --payload and --key-passphrase-file say, is that of all. Files are named from the folder that
-the command runs in. Cells are separated by commas, semicolons or tabs, and quoted where they have one, a quote or a line break.
+the command runs in. Cells are separated by commas, semicolons or tabs, and quoted where they have one, a quote or a line break,
+or spaces around them that count. The text is UTF-8.
+
+The file of --failed has the columns of the list and errorCode, errorMessage and errorRow: the row itself where nothing could be
+made of it, which can be mended there. Fed in again it is a list as any other.
 
 With --journal the same command goes on where it was ended, by Ctrl-C, a crash or a power cut: who is assigned is not registered
 again, and is told of again. Of who was just being registered the service is asked first, over HTTPS, unless --in-doubt says
@@ -173,17 +177,27 @@ class Batch {
           else if (event.type === 'retry') this.#awaits(event.error, event.delayMs)
         },
       })) {
-        if (result.error !== undefined) failed.add(result.device.tag!.cells, result.error)
+        if (result.error !== undefined) failed.add(result.device.tag!, result.error)
         this.#count(result)
       }
     } catch (error) {
-      if (!kit.DpsError.is(error)) throw error
+      if (!kit.DpsError.is(error)) {
+        failed.end(false)
+        throw error
+      }
       end = error
     } finally {
       disarm()
-      this.#output.clear()
-      this.#summarize(failed.end(end === undefined), end !== undefined && journal !== undefined)
     }
+    this.#output.clear()
+    let failedFile: string | undefined
+    try {
+      failedFile = failed.end(end === undefined)
+    } catch (error) {
+      if (!kit.DpsError.is(error)) throw error
+      end ??= error
+    }
+    this.#summarize(failedFile, end !== undefined && journal !== undefined)
     if (end !== undefined) throw end
     if (this.#assigned + this.#failures === 0) this.#tell('warning: the list names no device', undefined)
     return this.#failures > 0 ? kit.EXIT.some : kit.EXIT.ok

@@ -22,7 +22,7 @@ export async function inspectCredential(
   const { registrationId, now } = options
   const nowMs = now === undefined ? systemClock.now() : instant('now', now)
   if (registrationId !== undefined && typeof registrationId !== 'string')
-    throw invalid('registrationId must be a string')
+    throw invalid('`registrationId` must be a string')
   const all: readonly Credential[] = Array.isArray(credential) ? credential : [credential as Credential]
   if (all.length === 0 || all.some((one) => typeof one?.load !== 'function'))
     throw invalid('credential must be made by x509, symmetricKey or sasSigner, or have a function `load`')

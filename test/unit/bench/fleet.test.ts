@@ -318,6 +318,12 @@ describe('a study', () => {
     expect(byDefault.throttledPerDevice).toBeLessThan(peer.throttledPerDevice / 5)
     expect(byDefault.lastToBound).toBeLessThan(1.3)
   })
+
+  it('does not let a third of bad credentials hold up the good of a million, by default', () => {
+    const of = (seed: number) =>
+      study(sdk, { devices: 1_000_000, scenario: 'bad-third', policy: 'defaults', seed, scale: 50 })
+    for (const seed of [1, 2]) expect(of(seed).lastToBound).toBeLessThan(1.1)
+  })
 })
 
 describe('the lines of a chart', () => {

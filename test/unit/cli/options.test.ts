@@ -139,6 +139,15 @@ describe('what is wrong', () => {
       expect(await refused(['--config', 'f'], {}, file)).toContain(says))
   }
 
+  test('in a file whose name may be a key: that is not repeated', async () => {
+    const key = `${'A'.repeat(42)}==`
+    for (const file of ['{', { hosts: 'x' }, { port: 'x' }] as const) {
+      const said = await refused(['--config', key], {}, file)
+      expect(said).toContain('the file')
+      expect(said).not.toContain(key)
+    }
+  })
+
   test('is never answered with anything but an error of ours, nor with what was given', () => {
     const word = fc.oneof(
       fc.constantFrom(...REGISTER_OPTIONS.map(({ name }) => `--${name}`), '--', '-', '='),

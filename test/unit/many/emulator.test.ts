@@ -240,4 +240,25 @@ describe('a crash between the answer and its line', () => {
     expect(await all(provisionMany(devices, options({ store })))).toMatchObject([{ source: 'lookup' }])
     expect(counts()).toEqual([1])
   })
+
+  it('has ended where the service says that it is disabled: it is registered once that is put right', async () => {
+    const devices = [await keyed('lost-7')]
+    const store = await crashed(devices)
+    emulator.faults.add({
+      at: 'lookup-reply',
+      do: {
+        reply: {
+          status: 200,
+          body: JSON.stringify({
+            registrationId: 'lost-7',
+            status: 'disabled',
+            lastUpdatedDateTimeUtc: new Date().toISOString(),
+          }),
+        },
+      },
+    })
+    const [disabled] = await all(provisionMany(devices, options({ store })))
+    expect(disabled!.error).toMatchObject({ code: 'REGISTRATION_DISABLED' })
+    expect(await all(provisionMany(devices, options({ store })))).toMatchObject([{ source: 'register' }])
+  })
 })

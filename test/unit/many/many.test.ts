@@ -342,6 +342,23 @@ describe('provisionMany', () => {
     expect(service.registered).toEqual([])
   })
 
+  it('names its own options where one is not known, and not the credential, which is none of them', async () => {
+    const error = await expectDpsError(
+      provisionMany(list(1), options(new Service(), { rate: 5 } as never)).next(),
+      'OPTION_INVALID',
+      'config',
+    )
+    expect(error.message).toMatch(
+      /^rate is not an option; known are concurrency, ratePerMinute, store, .*idScope/,
+    )
+    expect(error.message).not.toContain('credential')
+  })
+
+  it('ends with a list whose iterator gives no result, as a loop over it would', async () => {
+    const broken = { [Symbol.iterator]: () => ({ next: () => 5 }) } as unknown as Iterable<ManyDevice<number>>
+    await expectDpsError(provisionMany(broken, options(new Service())).next(), 'OPTION_INVALID', 'config')
+  })
+
   it.each([undefined, null, 5, 'devices', {}])('refuses %j as a list', async (devices) => {
     await expectDpsError(
       provisionMany(devices as never, options(new Service())).next(),

@@ -59,7 +59,7 @@ describe('delayMs', () => {
 })
 
 describe('pauseMs', () => {
-  const fresh = () => ({ unreached: 0, refused: 0, throttled: false })
+  const fresh = () => ({ unreached: 0, refused: 0, throttledMs: 0 })
   const lost = new DpsError('CONNECTION_REFUSED', 'tcp', '')
   const busy = new DpsError('THROTTLED', 'register', '')
   const denied = new DpsError('UNAUTHORIZED', 'register', '')
@@ -93,11 +93,19 @@ describe('pauseMs', () => {
     expect(pauseMs(denied, fresh(), 0, 9e9, 1)).toBe(60_000 + 300_000)
     expect(pauseMs(denied, fresh(), 10 * HOUR, 1, 0)).toBe(10 * HOUR)
     expect(pauseMs(denied, fresh(), 10 * HOUR, 1, 1)).toBe(20 * HOUR)
-    const throttledBefore = () => ({ ...fresh(), throttled: true })
-    expect(pauseMs(denied, throttledBefore(), 0, 2 * HOUR, 0)).toBe(2 * HOUR)
-    expect(pauseMs(denied, throttledBefore(), 0, 100 * HOUR, 1)).toBe(48 * HOUR)
     const failed = fresh()
-    pauseMs(busy, failed, 0, 0, 0)
-    expect(pauseMs(denied, failed, 0, 2 * HOUR, 0)).toBe(2 * HOUR)
+    pauseMs(busy, failed, 0, HOUR, 0)
+    expect(pauseMs(denied, failed, 0, 2 * HOUR, 0)).toBe(8 * HOUR)
+    expect(pauseMs(denied, failed, 0, 2 * HOUR, 1)).toBe(9 * HOUR)
+    pauseMs(busy, failed, 0, 100 * HOUR, 0)
+    expect(pauseMs(denied, failed, 0, 101 * HOUR, 1)).toBe(48 * HOUR)
+  })
+
+  it('knows of no queue any more where it was not throttled for ten times as long', () => {
+    const failed = fresh()
+    pauseMs(busy, failed, 0, 600_000, 0)
+    expect(pauseMs(denied, failed, 0, 700_000, 0)).toBe(5_300_000)
+    expect(pauseMs(denied, failed, 0, 6_000_000, 0)).toBe(60_000)
+    expect(pauseMs(denied, failed, 0, 6_000_000, 1)).toBe(60_000 + 1_200_000)
   })
 })
