@@ -494,7 +494,11 @@ describe('one configuration file', () => {
       { args: ['register', '--nonsense', `--config=${json}`], says: '--nonsense is not known' },
       { args: ['register', '--nonsense'], env: { DPS_CONFIG: json }, says: '--nonsense is not known' },
       { args: ['lookup', '--config', typo], says: `idScop in ${typo} is not known` },
-      { args: ['register', '--config', '-'], input: readFileSync(typo, 'utf8'), says: 'idScop in standard input' },
+      {
+        args: ['register', '--config', '-'],
+        input: readFileSync(typo, 'utf8'),
+        says: 'idScop in standard input',
+      },
     ]
     for (const { args, env = {}, input = '', says } of wanted) {
       const { code, stdout, stderr } = await run(args, { env, input })
