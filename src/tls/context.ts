@@ -14,8 +14,8 @@ const contexts = new LruMap<SecureContext>(MAX_CONTEXTS)
 const MAX_OWN_CONTEXTS = 8
 
 /**
- * The contexts of one device that nobody will ask for again. Left to the garbage collector, which sees a hundredth of their
- * hundred kilobytes, thousands of them would wait for it.
+ * The contexts of one device that nobody will ask for again. Each holds thirty kilobytes that the garbage collector knows
+ * nothing of: left to it, thousands would wait.
  */
 export class OwnContexts extends LruMap<SecureContext> {
   constructor() {

@@ -1,4 +1,5 @@
-import crypto, { createPrivateKey, createPublicKey, X509Certificate } from 'node:crypto'
+import type crypto from 'node:crypto'
+import { createPrivateKey, createPublicKey, X509Certificate } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { hasP256Point } from '../../../src/credential/certificate.ts'
 import { p256PointOf } from '../../../src/credential/p256.ts'
@@ -54,7 +55,10 @@ describe('the point of a private key', () => {
 
   it.each<[string, () => string]>([
     ['with the point of another key', () => altered((der) => derOf(other.key).copy(der, POINT, POINT))],
-    ['with the scalar of another key', () => altered((der) => derOf(other.key).copy(der, SCALAR[0], ...SCALAR))],
+    [
+      'with the scalar of another key',
+      () => altered((der) => derOf(other.key).copy(der, SCALAR[0], ...SCALAR)),
+    ],
     ['with the scalar 0', () => altered((der) => der.fill(0, ...SCALAR))],
     ['with a scalar above the order', () => altered((der) => der.fill(0xff, ...SCALAR))],
     ['of another version', () => altered((der) => der.writeUInt8(1, 5))],
