@@ -36,6 +36,7 @@ import {
   transportRequest,
 } from './registration/run.ts'
 import type { Outcome, Step } from './registration/state.ts'
+import type { OwnContexts } from './tls/context.ts'
 import { dial } from './tls/dial.ts'
 import { checkIdentityAgainstPolicy, resolvePolicy, type TlsPolicy } from './tls/policy.ts'
 import { type HttpProxy, resolveProxy } from './tls/proxy.ts'
@@ -58,6 +59,7 @@ export interface Errand {
   readonly credentials: OrderedCredentials
   readonly pace: Pace
   readonly onEvent: (event: DpsEvent) => void
+  readonly contexts: OwnContexts
 }
 
 /** Of the options of a call, and of this package alone. */
@@ -181,10 +183,8 @@ export class ProvisioningClient {
     content: RegisterContent = {},
   ): Promise<CallResult> {
     const { clock, retry, limits, totalMs } = this.#options
-    const { credentials, onEvent } = errand ?? {
-      credentials: this.#credentials,
-      onEvent: this.#options.onEvent,
-    }
+    const own = errand ?? { credentials: this.#credentials, onEvent: this.#options.onEvent }
+    const { credentials, onEvent } = own
     const emit = emitter(onEvent)
     for (const message of [...this.#options.warnings, ...this.#policy.warnings]) {
       emit({ type: 'warning', message })
@@ -194,7 +194,7 @@ export class ProvisioningClient {
       step,
       routes: choices.map((choice) => ({
         name: typeof choice === 'string' ? choice : choice.name,
-        open: (scope, early, index) => this.#open(choice, scope, content, credentials, emit, early, index),
+        open: (scope, early, index) => this.#open(choice, scope, content, own, emit, early, index),
         onPipeliningRefused: this.#mayPipeline(choice) ? () => this.#unpipelined.add(choice) : undefined,
       })),
       credentials: credentials.count,
@@ -240,7 +240,7 @@ export class ProvisioningClient {
     choice: TransportChoice,
     scope: Scope,
     { payload, issuance }: RegisterContent,
-    credentials: OrderedCredentials,
+    { credentials, contexts }: Pick<Errand, 'credentials'> & Partial<Pick<Errand, 'contexts'>>,
     emit: (event: DpsEvent) => void,
     early: EarlyStep | undefined,
     index: number,
@@ -285,7 +285,7 @@ export class ProvisioningClient {
       enter,
       dial: async (port) => {
         const target = { host, port, address: connectTo, proxy: this.#proxy, connect }
-        const dialed = await dial(target, this.#policy, identity, { signal, enter, clock })
+        const dialed = await dial(target, this.#policy, identity, { signal, enter, clock, contexts })
         destroy = () => dialed.socket.destroy()
         return dialed
       },

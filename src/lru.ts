@@ -29,6 +29,10 @@ export class LruMap<V> {
     this.#entries.delete(key)
   }
 
+  values(): IterableIterator<V> {
+    return this.#entries.values()
+  }
+
   clear(): void {
     this.#entries.clear()
   }

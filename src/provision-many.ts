@@ -10,6 +10,7 @@ import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './opt
 import { CLIENT_OPTIONS, checkCredential, object, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import type { DeviceRegistration } from './protocol/response.ts'
 import { assignmentOf, loadChecked, within } from './provision.ts'
+import { OwnContexts } from './tls/context.ts'
 
 /** One of many devices: what a client is told of it. */
 export interface ManyDevice<T = unknown> {
@@ -118,6 +119,7 @@ const manyTools = {
   emitter,
   loadChecked,
   OrderedCredentials,
+  OwnContexts,
   object,
   ProvisioningClient,
   refuseUnknown,

@@ -52,14 +52,27 @@ const VERSION = 0xa0
  * `toLegacyObject`: with a key that OpenSSL cannot read, or one on a curve that NIST has no name for, Node 24 and 26 end
  * there without a word.
  */
-export function commonNamesOf({ raw }: X509Certificate): readonly string[] {
-  const fields = childrenOf(childrenOf(childrenOf({ content: raw })[0])[0])
-  // RFC 5280 4.1: the version is left out of the first one.
-  const subject = fields[fields[0]?.tag === VERSION ? 5 : 4]
+export function commonNamesOf(certificate: X509Certificate): readonly string[] {
+  const [, , , , subject] = fieldsOf(certificate)
   return childrenOf(subject)
     .flatMap(childrenOf)
     .map(childrenOf)
     .flatMap(([type, value]) => (value && type?.content.equals(COMMON_NAME) ? textOf(value) : []))
+}
+
+/** RFC 5280 4.1: from the serial number on. The version is left out of the first one. */
+function fieldsOf({ raw }: X509Certificate): readonly Tlv[] {
+  const fields = childrenOf(childrenOf(childrenOf({ content: raw })[0])[0])
+  return fields[0]?.tag === VERSION ? fields.slice(1) : fields
+}
+
+/** What precedes the point in the public key of a certificate (RFC 5480): id-ecPublicKey, P-256, a string of bits. */
+const P256_PUBLIC_KEY = Buffer.from('301306072a8648ce3d020106082a8648ce3d030107034200', 'hex')
+
+/** Whether its key is that point of P-256, byte for byte; false too where the same point is written in another way. */
+export function hasP256Point(certificate: X509Certificate, point: Buffer): boolean {
+  const [, , , , , publicKey] = fieldsOf(certificate)
+  return publicKey?.content.equals(Buffer.concat([P256_PUBLIC_KEY, point])) ?? false
 }
 
 /** X.680 8.4: UTF8String, BMPString, UniversalString; all others have a byte for each character. */

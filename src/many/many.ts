@@ -300,8 +300,9 @@ class Run<T> {
   /** Never rejects; undefined for one that was cut off. */
   async #one(device: ManyDevice<T>, position: number): Promise<ManyResult<T> | undefined> {
     const end: { registrationId: string | undefined } = { registrationId: undefined }
+    const contexts = new this.#tools.OwnContexts()
     try {
-      const done = await this.#assigned(device, position, end)
+      const done = await this.#assigned(device, position, contexts, end)
       return { device, position, ...done }
     } catch (error) {
       if (this.#stop.signal.aborted) return undefined
@@ -309,10 +310,17 @@ class Run<T> {
       const found = asDpsError(error)
       this.#hold(found, found.retryAfterMs)
       return { device, position, registrationId, error: found }
+    } finally {
+      contexts.free()
     }
   }
 
-  async #assigned(device: ManyDevice<T>, position: number, end: { registrationId: string | undefined }) {
+  async #assigned(
+    device: ManyDevice<T>,
+    position: number,
+    contexts: Errand['contexts'],
+    end: { registrationId: string | undefined },
+  ) {
     const { object, refuseUnknown, checkCredential, within, loadChecked, OrderedCredentials, bindingOf } =
       this.#tools
     const { idScope, host, clock, totalMs } = this.#settings
@@ -334,7 +342,7 @@ class Run<T> {
         return { registrationId, source: 'journal' as const, assignment }
       }
     }
-    const errand = this.#errand(device, credentials)
+    const errand = this.#errand(device, credentials, contexts)
     const call = { signal, [this.#tools.ERRAND]: errand } as RegisterOptions
     const finish = async (source: 'register' | 'lookup', assignment: Assignment) => {
       const binding = own[assignment.connection.credential ?? 0]!
@@ -407,7 +415,11 @@ class Run<T> {
   }
 
   /** What one call shares with the others, and whether it may have asked the service to register. */
-  #errand(device: ManyDevice<T>, credentials: Errand['credentials']): Errand & { sent: boolean } {
+  #errand(
+    device: ManyDevice<T>,
+    credentials: Errand['credentials'],
+    contexts: Errand['contexts'],
+  ): Errand & { sent: boolean } {
     const { pipelining } = this.#settings
     const pace: Pace = {
       turn: (signal) => this.#bucket.turn(signal, true),
@@ -417,6 +429,7 @@ class Run<T> {
     const errand = {
       credentials,
       pace,
+      contexts,
       sent: false,
       onEvent: (event: DpsEvent) => {
         if (event.type === 'phase-started') {

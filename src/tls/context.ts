@@ -9,6 +9,26 @@ import type { TlsPolicy } from './policy.ts'
 const MAX_CONTEXTS = 64
 
 const contexts = new LruMap<SecureContext>(MAX_CONTEXTS)
+
+/** One connection may trust all that the policy does, the next its root alone, and there are few credentials in a list. */
+const MAX_OWN_CONTEXTS = 8
+
+/**
+ * The contexts of one device that nobody will ask for again. Each holds thirty kilobytes that the garbage collector knows
+ * nothing of: left to it, thousands would wait.
+ */
+export class OwnContexts extends LruMap<SecureContext> {
+  constructor() {
+    super(MAX_OWN_CONTEXTS)
+  }
+
+  /** To be called when no connection can be begun with them any more; one that is still closing has what it needs. */
+  free(): void {
+    // As Node does with a context that `tls.connect` made itself.
+    for (const { context } of this.values()) context.close?.()
+    this.clear()
+  }
+}
 let hits = 0
 let misses = 0
 
@@ -52,26 +72,35 @@ function hashOf(identity: Identity): string {
  * The secure context for this credential content under this policy: built once, then kept. Building one costs as much
  * as a handshake.
  *
+ * @param own keeps it in place of this process, where there is anything of the device in it
  * @throws DpsError CREDENTIAL_UNREADABLE or CREDENTIAL_KEY_MISMATCH when OpenSSL cannot use the certificate and key,
  *   TLS_POLICY_INVALID when this build of OpenSSL cannot do what the policy names; phase `config`
  */
-export function secureContextFor(identity: Identity, policy: TlsPolicy): SecureContext {
-  const kept = keptContextFor(identity, policy)
+export function secureContextFor(identity: Identity, policy: TlsPolicy, own?: OwnContexts): SecureContext {
+  const kept = keptContextFor(identity, policy, own)
   if (kept !== undefined) return kept
   misses++
   const context = build(identity, policy)
-  contexts.set(contextKey(identity, policy), context)
+  cacheOf(identity, own).set(contextKey(identity, policy), context)
   return context
 }
 
 /** The same, where it need not be built. */
-export function keptContextFor(identity: Identity, policy: TlsPolicy): SecureContext | undefined {
-  const kept = contexts.get(contextKey(identity, policy))
+export function keptContextFor(
+  identity: Identity,
+  policy: TlsPolicy,
+  own?: OwnContexts,
+): SecureContext | undefined {
+  const kept = cacheOf(identity, own).get(contextKey(identity, policy))
   if (kept !== undefined) hits++
   return kept
 }
 
 /** Devices that present no certificate share one: there is nothing of them in it. Their sessions stay apart. */
+function cacheOf({ tls }: Identity, own: OwnContexts | undefined): LruMap<SecureContext> {
+  return tls === undefined ? contexts : (own ?? contexts)
+}
+
 function contextKey(identity: Identity, policy: TlsPolicy): string {
   return identity.tls === undefined ? policy.id : `${identityKey(identity)} ${policy.id}`
 }

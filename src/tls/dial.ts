@@ -9,7 +9,7 @@ import type { ConnectFunction } from '../options/options.ts'
 import { authority, ConnectReplyReader, connectRequest } from '../protocol/http-connect.ts'
 import type { DialedSocket, TlsFacts } from '../transport/transport.ts'
 import { destroyWay, openWay } from './connect-function.ts'
-import { identityKey, keptContextFor, secureContextFor } from './context.ts'
+import { identityKey, keptContextFor, type OwnContexts, secureContextFor } from './context.ts'
 import { explainFailure, explainProxyRefusal, isSystemCode } from './explain.ts'
 import { type ServerIdentity, serverIdentity } from './identity.ts'
 import { offerSession } from './offer-session.ts'
@@ -35,6 +35,8 @@ export interface DialScope {
   /** Called as `dns`, `tcp` and `tls` begin, or `proxy` and `tls`; `where` names who is waited for. */
   enter(phase: DpsPhase, where?: string): void
   readonly clock: Clock
+  /** Keeps what has to be built for the device. Default: the process does. */
+  readonly contexts?: OwnContexts | undefined
 }
 
 /**
@@ -188,7 +190,7 @@ class Attempt {
         : undefined
       this.#enter(this.#resolving === undefined ? 'tcp' : 'dns')
       this.#wayRoundTrips = 1
-      const context = keptContextFor(this.#identity, this.#trusted)
+      const context = keptContextFor(this.#identity, this.#trusted, this.#scope.contexts)
       if (context === undefined) this.#connect(this.#address, port, (tcp, built) => this.#secure(tcp, built))
       else this.#connectSecurely(this.#address, port, context)
     }
@@ -205,7 +207,7 @@ class Attempt {
     this.#watchLookup(tcp)
     try {
       // While the network is at work.
-      const context = secureContextFor(this.#identity, this.#trusted)
+      const context = secureContextFor(this.#identity, this.#trusted, this.#scope.contexts)
       tcp.on('connect', () => {
         if (!this.#settled) then(tcp, context)
       })
@@ -264,7 +266,7 @@ class Attempt {
     if (this.#settled) return
     try {
       // Before anything is opened that would then be of no use.
-      const context = secureContextFor(this.#identity, this.#trusted)
+      const context = secureContextFor(this.#identity, this.#trusted, this.#scope.contexts)
       const { signal } = this.#scope
       const way = await openWay(connect, { host: this.#address, port: this.#target.port, signal })
       if (this.#settled) {

@@ -14,7 +14,7 @@ import {
   type ProvisionManyOptions,
   provisionMany,
 } from '../../../src/provision-many.ts'
-import { contextStatistics } from '../../../src/tls/context.ts'
+import { contextStatistics, OwnContexts } from '../../../src/tls/context.ts'
 import { testClock } from '../../support/clock.ts'
 
 // Over real TLS: what is shared and what is not, what the service says to all, and what a crash leaves open.
@@ -83,6 +83,43 @@ describe('what devices share', () => {
       expect(handshake?.clientCertificate?.subject).toContain(`CN=${registrationId}`)
     await gone()
   })
+
+  it('with certificates: no place among the contexts of this process, and each context is freed', async () => {
+    const freed: number[] = []
+    const { free } = OwnContexts.prototype
+    const watched = vi.spyOn(OwnContexts.prototype, 'free').mockImplementation(function (this: OwnContexts) {
+      freed.push(this.size)
+      free.call(this)
+    })
+    onTestFinished(() => watched.mockRestore())
+    const { size } = contextStatistics()
+    const devices = await several(certified, 5, 'once')
+    const stranger = await issueCertificate({ subject: 'once-not', eku: ['clientAuth'] })
+    devices.push({ credential: x509({ cert: stranger.certPem, key: stranger.keyPem }) })
+    const results = await all(provisionMany(devices, options({ concurrency: 3 })))
+    expect(results.map(({ error }) => error?.code)).toEqual([...Array(5).fill(undefined), 'UNAUTHORIZED'])
+    expect(freed).toEqual(Array(6).fill(1))
+    expect(contextStatistics().size).toBe(size)
+    await gone()
+  })
+
+  it.each(['accept', 'connect'] as const)(
+    'with certificates: nothing where all is cut off at %s, when the contexts are freed too',
+    async (at) => {
+      const free = vi.spyOn(OwnContexts.prototype, 'free')
+      onTestFinished(() => free.mockRestore())
+      emulator.faults.add({ at, do: 'silence', times: Number.POSITIVE_INFINITY })
+      const stop = new AbortController()
+      const devices = await several(certified, 3, 'cut')
+      const results = all(provisionMany(devices, options({ concurrency: 3, signal: stop.signal })))
+      await vi.waitFor(() => expect(emulator.openConnections).toBe(3), 5000)
+      expect(free).not.toHaveBeenCalled()
+      stop.abort()
+      await expect(results).rejects.toMatchObject({ code: 'CANCELLED' })
+      expect(free).toHaveBeenCalledTimes(3)
+      await gone()
+    },
+  )
 
   it('a device again, in another run, goes on with its own session and no other’s', async () => {
     const devices = await several(keyed, 2, 'again')

@@ -1,6 +1,6 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { LruMap } from '../../../src/lru.ts'
-import { contextStatistics, secureContextFor } from '../../../src/tls/context.ts'
+import { contextStatistics, keptContextFor, OwnContexts, secureContextFor } from '../../../src/tls/context.ts'
 import { resolvePolicy, type TlsPolicy } from '../../../src/tls/policy.ts'
 import { MAX_SESSION_AGE_MS, SessionCache } from '../../../src/tls/sessions.ts'
 import { expectDpsError } from '../../support/expect-dps-error.ts'
@@ -118,6 +118,37 @@ describe('secureContextFor', () => {
       'TLS_POLICY_INVALID',
       'config',
     )
+  })
+})
+
+describe('the contexts of one device alone', () => {
+  it('are not those of the process, in either direction', () => {
+    const identity = certificateIdentity({ cert: device.pem, key }, 'own')
+    const own = new OwnContexts()
+    const first = secureContextFor(identity, policy, own)
+    expect(secureContextFor(identity, policy, own)).toBe(first)
+    expect(keptContextFor(identity, policy)).toBeUndefined()
+    const common = secureContextFor(identity, policy)
+    expect(common).not.toBe(first)
+    expect(secureContextFor(identity, policy, new OwnContexts())).not.toBe(common)
+  })
+
+  it('are freed, and what all devices share is not', () => {
+    const own = new OwnContexts()
+    const contexts = [
+      secureContextFor(certificateIdentity({ cert: device.pem, key }, 'own'), policy, own),
+      secureContextFor(
+        certificateIdentity({ cert: device.pem, key }, 'own'),
+        resolvePolicy({ cipherPreference: 'performance' }),
+        own,
+      ),
+      secureContextFor(sasIdentity('own'), policy, own),
+    ]
+    const closed = contexts.map(({ context }) => vi.spyOn(context, 'close'))
+    own.free()
+    expect(closed.map(({ mock }) => mock.calls.length)).toEqual([1, 1, 0])
+    expect(own.size).toBe(0)
+    expect(secureContextFor(sasIdentity('own'), policy)).toBe(contexts[2])
   })
 })
 
