@@ -71,7 +71,13 @@ export function writePrivate(path: string, as: string, content: string, force: b
       'config',
       `${as}: ${kit.printable(path, 200)} ${exists ? 'is there already' : `could not be written (${code})`}`,
       exists
-        ? { cause, hint: `Remove it, name another${as === '--out' ? ', or give --force' : ''}.` }
+        ? {
+            cause,
+            hint:
+              as === '--key-out'
+                ? 'Name another: a key is never replaced.'
+                : 'Remove it, name another, or give --force.',
+          }
         : { cause },
     )
   }

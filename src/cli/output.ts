@@ -140,7 +140,11 @@ const SPOKEN: readonly (readonly [RegExp, string])[] = [
   [/`?\bidScope\b`?/g, '--id-scope'],
   [/`?\bconnectTo\b`?/g, '--connect-to'],
   [/`?\bapiVersion\b`?/g, '--api-version'],
-  [/`(host|proxy)`/g, '--$1'],
+  [/`(host|port|proxy)`/g, '--$1'],
+  // Of the emulator, in the words of its list of enrollments and of its faults.
+  [/`attestation\.symmetricKey\.primaryKey`/g, 'what is in symmetricKeyFile'],
+  [/`attestation\.x509\.(?:certificate|ca)`/g, 'what is in certificateFile'],
+  [/`times` must be a positive integer or Infinity/g, 'TIMES must be a number of at least 1, or forever'],
   [/^(host|port|proxy|transport|payload) (?=must |names )/, '--$1 '],
 ]
 /** And what is an option in the command, and a column in a list. */

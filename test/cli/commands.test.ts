@@ -399,6 +399,7 @@ describe('csr', () => {
     // Neither is replaced, and a request that cannot be written leaves no key behind.
     const again = await run([...args, '--key-out', key])
     expect(again).toMatchObject({ code: 3, stdout: '', stderr: expect.stringContaining('is there already') })
+    expect(again.stderr).toContain('a key is never replaced')
     expect(readFileSync(key)).toEqual(pem)
     const half = await run([...args, '--key-out', bench.file('half.key'), '--out', out])
     expect(half).toMatchObject({ code: 3, stdout: '' })

@@ -201,7 +201,11 @@ describe('dps-device emulator', () => {
       const again = await run(['emulator', '--config', config])
       expect(again).toMatchObject({ code: 3, stderr: '' })
       expect(JSON.parse(again.stdout)).toMatchObject({
-        error: { code: 'STORE_FAILED', message: expect.stringContaining('--dir') },
+        error: {
+          code: 'STORE_FAILED',
+          message: expect.stringContaining('--dir'),
+          hint: expect.stringContaining('--force'),
+        },
       })
       const forced = new Running(['emulator', '--config', config, '--force'])
       await forced.ready()

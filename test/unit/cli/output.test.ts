@@ -22,6 +22,15 @@ describe('an error for people', () => {
     expect(spoken('the host must be there')).toBe('the host must be there')
   })
 
+  test('names what the command reads for the emulator', () => {
+    expect(spoken('`port` must be one')).toBe('--port must be one')
+    expect(spoken('`attestation.symmetricKey.primaryKey` must be base64')).toBe(
+      'what is in symmetricKeyFile must be base64',
+    )
+    expect(spoken('`attestation.x509.ca` must be a CA')).toBe('what is in certificateFile must be a CA')
+    expect(spoken('`times` must be a positive integer or Infinity')).toMatch(/^TIMES must be .* forever$/)
+  })
+
   test('names what the command has one option for, and the roots by their number', () => {
     const names = '`key` or `keyFile`; `pkcs12File` or `pkcs12`; `pkcs12`; trust.extraRoots[1] is `x`'
     expect(spoken(names)).toBe('--key; --pkcs12; --pkcs12; --extra-root number 2 is `x`')
