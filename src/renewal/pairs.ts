@@ -45,7 +45,7 @@ interface Pairs {
 export function keepPairs(
   store: AssignmentStore,
   clock: Clock,
-  { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal }: PairKit,
+  { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal, within, storeFailed }: PairKit,
 ): IssuedCertificate {
   /** What the store did not take. */
   let unsaved: Secret<Pairs> | undefined
@@ -65,22 +65,8 @@ export function keepPairs(
     turn = result.catch(() => undefined)
     return result
   }
-  const within = async <T>(work: () => Promise<T>): Promise<T> => {
-    let disarm: (() => void) | undefined
-    const limit = new Promise<never>((_, reject) => {
-      const late = new DpsError(
-        'STORE_FAILED',
-        'store',
-        `the store did not answer within ${STORE_LIMIT_MS} ms`,
-      )
-      disarm = clock.after(STORE_LIMIT_MS, () => reject(late))
-    })
-    try {
-      return await Promise.race([work(), limit])
-    } finally {
-      disarm!()
-    }
-  }
+  const inTime = <T>(work: () => Promise<T>): Promise<T> =>
+    within(STORE_LIMIT_MS, clock, undefined, work, 'the store')
   const decoded = (bytes: Uint8Array): Pairs => {
     const unsealed = unseal(FORMAT, VERSION, bytes)
     if (unsealed.ok) return checkPairs(jsonObject(unsealed.body))
@@ -90,7 +76,7 @@ export function keepPairs(
     if (unsaved !== undefined) return unsaved.reveal()
     let bytes: Uint8Array | undefined
     try {
-      bytes = await within(() => store.read())
+      bytes = await inTime(() => store.read())
       const pairs = bytes === undefined ? {} : decoded(bytes)
       known = new Secret(pairs)
       return pairs
@@ -117,11 +103,10 @@ export function keepPairs(
   const write = async (pairs: Pairs): Promise<void> => {
     known = unsaved = new Secret(pairs)
     try {
-      await within(() => store.write(seal(FORMAT, VERSION, JSON.stringify(pairs))))
+      await inTime(() => store.write(seal(FORMAT, VERSION, JSON.stringify(pairs))))
       unsaved = undefined
     } catch (cause) {
-      if (DpsError.is(cause) && cause.phase === 'store') throw cause
-      throw new DpsError('STORE_FAILED', 'store', 'the store failed', { cause })
+      throw storeFailed(cause)
     }
   }
   const confirm = async ({ candidate, request }: Pairs): Promise<void> => {
