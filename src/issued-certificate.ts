@@ -9,9 +9,10 @@ import { loadIssuance } from './load-issuance.ts'
 import { jsonObject } from './protocol/response.ts'
 import { isCredentialFailure } from './registration/fallback.ts'
 import { seal, unseal } from './sealed.ts'
+import { storeFailed, within } from './within.ts'
 
 /** What the keeping of pairs is handed, since it comes with issuance alone and all of this is here already. */
-const KIT = { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal }
+const KIT = { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal, within, storeFailed }
 
 export type PairKit = typeof KIT
 

@@ -9,8 +9,9 @@ import type { DpsError } from './errors.ts'
 import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
 import { CLIENT_OPTIONS, checkCredential, object, refuseUnknown, resolveOptions } from './options/resolve.ts'
 import type { DeviceRegistration } from './protocol/response.ts'
-import { assignmentOf, loadChecked, within } from './provision.ts'
+import { assignmentOf, loadChecked } from './provision.ts'
 import { OwnContexts } from './tls/context.ts'
+import { within } from './within.ts'
 
 /** One of many devices: what a client is told of it. */
 export interface ManyDevice<T = unknown> {

@@ -15,6 +15,7 @@ import { DpsError, type DpsErrorCode } from './errors.ts'
 import type { DpsEvent, ProvisioningClientOptions, RegisterOptions } from './options/options.ts'
 import { checkMs, instant, object, resolveOptions } from './options/resolve.ts'
 import type { DeviceRegistration } from './protocol/response.ts'
+import { cancelled, storeFailed, within } from './within.ts'
 
 /** When the service is asked. */
 export type ProvisionMode = 'if-needed' | 'always' | 'lookup'
@@ -186,31 +187,6 @@ export async function loadChecked(credentials: OrderedCredentials): Promise<void
   } catch (cause) {
     if (DpsError.is(cause)) throw cause
     throw new DpsError('TRANSPORT_FAILED', 'config', 'the credential failed', { cause })
-  }
-}
-
-/** Waits for what is not of this package no longer than it may take, and not at all once the caller has cancelled. */
-export async function within<T>(
-  limitMs: number,
-  clock: Clock,
-  signal: AbortSignal | undefined,
-  work: () => Promise<T>,
-  who: string,
-): Promise<T> {
-  let disarm: (() => void) | undefined
-  let onAbort: (() => void) | undefined
-  const limit = new Promise<never>((_, reject) => {
-    onAbort = () => reject(signal && cancelled(signal))
-    signal?.addEventListener('abort', onAbort, { once: true })
-    disarm = clock.after(limitMs, () =>
-      reject(new DpsError('TIMEOUT', 'config', `${who} did not answer within ${limitMs} ms`)),
-    )
-  })
-  try {
-    return await Promise.race([work(), limit])
-  } finally {
-    disarm?.()
-    if (onAbort !== undefined) signal?.removeEventListener('abort', onAbort)
   }
 }
 
@@ -410,20 +386,6 @@ function fromStore(registration: DeviceRegistration, failure: DpsError | undefin
 /** Nothing that the stored assignment is an answer to. */
 function isForCaller({ code, family, retryable }: DpsError): boolean {
   return code === 'CANCELLED' || (family === 'usage' && !retryable)
-}
-
-function storeFailed(cause: unknown): DpsError {
-  if (DpsError.is(cause) && cause.phase === 'store') return cause
-  return new DpsError('STORE_FAILED', 'store', DpsError.is(cause) ? cause.message : 'the store failed', {
-    cause,
-    hint: 'See `cause`: the store given as `store` threw it.',
-  })
-}
-
-function cancelled(signal: AbortSignal): DpsError {
-  return new DpsError('CANCELLED', 'store', 'cancelled by the caller before the service was asked', {
-    cause: signal.reason,
-  })
 }
 
 function invalid(message: string): DpsError {

@@ -35,7 +35,9 @@ function importsOf(file: string): Import[] {
 
 const imports = files.flatMap(importsOf)
 const isLeaf = (name: string) =>
-  /^(errors|clock|clock-check|distinguished-name|iso-time|lru|printable|release|sealed)\.ts$/.test(name) ||
+  /^(errors|clock|clock-check|distinguished-name|iso-time|lru|printable|release|sealed|within)\.ts$/.test(
+    name,
+  ) ||
   name.startsWith('protocol/') ||
   name === '../package.json'
 const folder = (name: string) => (name.includes('/') ? name.slice(0, name.indexOf('/')) : '')

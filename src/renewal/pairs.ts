@@ -47,7 +47,7 @@ interface Pairs {
 export function keepPairs(
   store: AssignmentStore,
   clock: Clock,
-  { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal }: PairKit,
+  { x509, ofLineage, jsonObject, isCredentialFailure, seal, unseal, within, storeFailed }: PairKit,
 ): IssuedCertificate {
   /** What the store did not take. */
   let unsaved: Secret<Pairs> | undefined
@@ -69,31 +69,28 @@ export function keepPairs(
     turn = result.catch(() => undefined)
     return result
   }
-  const within = async <T>(work: () => Promise<T>, onLate: () => void = () => undefined): Promise<T> => {
+  const inTime = async <T>(work: () => Promise<T>, onLate: () => void = () => undefined): Promise<T> => {
     const failed = (what: string): DpsError => new DpsError('STORE_FAILED', 'store', `the store ${what}`)
     const restMs = restsUntil - clock.monotonic()
     if (restMs > 0) throw failed(`did not answer before, and is asked again in ${Math.ceil(restMs / 1000)} s`)
-    let disarm: (() => void) | undefined
+    let hasAnswered = false
     let isLate = false
-    const limit = new Promise<never>((_, reject) => {
-      disarm = clock.after(STORE_LIMIT_MS, () => {
-        isLate = true
-        restsUntil = clock.monotonic() + STORE_REST_MS
-        const seconds = STORE_REST_MS / 1000
-        reject(failed(`did not answer within ${STORE_LIMIT_MS} ms, and is asked again in ${seconds} s`))
-      })
-    })
     const working = work()
     const answered = (): void => {
+      hasAnswered = true
       if (!isLate) return
       restsUntil = Number.NEGATIVE_INFINITY
       onLate()
     }
     working.then(answered, answered)
     try {
-      return await Promise.race([working, limit])
-    } finally {
-      disarm!()
+      return await within(STORE_LIMIT_MS, clock, undefined, () => working, 'the store')
+    } catch (cause) {
+      if (hasAnswered) throw cause
+      isLate = true
+      restsUntil = clock.monotonic() + STORE_REST_MS
+      const seconds = STORE_REST_MS / 1000
+      throw failed(`did not answer within ${STORE_LIMIT_MS} ms, and is asked again in ${seconds} s`)
     }
   }
   const decoded = (bytes: Uint8Array): Pairs => {
@@ -105,7 +102,7 @@ export function keepPairs(
     if (unsaved !== undefined) return unsaved.reveal()
     let bytes: Uint8Array | undefined
     try {
-      bytes = await within(() => store.read())
+      bytes = await inTime(() => store.read())
       const pairs = bytes === undefined ? {} : decoded(bytes)
       known = new Secret(pairs)
       return pairs
@@ -132,7 +129,7 @@ export function keepPairs(
   const write = async (pairs: Pairs): Promise<void> => {
     known = unsaved = new Secret(pairs)
     try {
-      await within(
+      await inTime(
         () => store.write(seal(FORMAT, VERSION, JSON.stringify(pairs))),
         // It may have come after, and in place of, what was written since.
         () => {
@@ -141,8 +138,7 @@ export function keepPairs(
       )
       unsaved = undefined
     } catch (cause) {
-      if (DpsError.is(cause) && cause.phase === 'store') throw cause
-      throw new DpsError('STORE_FAILED', 'store', 'the store failed', { cause })
+      throw storeFailed(cause)
     }
   }
   const confirm = async ({ candidate, request }: Pairs): Promise<void> => {
