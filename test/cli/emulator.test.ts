@@ -288,7 +288,7 @@ describe('dps-device emulator', () => {
       [['--port', `${port}`], /--port cannot be listened on \(EADDRINUSE\)/],
       [['--page', `${port}`], /--page cannot be listened on \(EADDRINUSE\)/],
       [['--page', '70000'], /--page must be a port/],
-      [['--port', '70000'], /`port` must be an integer/],
+      [['--port', '70000'], /--port must be an integer/],
       [['--enrollments', '{'], /--enrollments is not JSON/],
       [enrolled({ device: [] }), /device in --enrollments is not known\n.*devices/],
       [enrolled({ devices: {} }), /devices in --enrollments is not what it must be/],
