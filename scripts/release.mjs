@@ -14,6 +14,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { checks } from './checks.mjs'
 import { prerequisites, sameParts } from './release-checks.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -30,18 +31,7 @@ if (publish && process.env.ACTIONS_ID_TOKEN_REQUEST_URL === undefined) {
   process.exit(2)
 }
 
-let passed = 0
-let failed = 0
-function check(name, action) {
-  try {
-    const detail = action()
-    passed++
-    console.log(`ok      ${name}${detail ? ` (${detail})` : ''}`)
-  } catch (error) {
-    failed++
-    console.log(`FAILED  ${name}: ${error.message}`)
-  }
-}
+const { check, count, end } = checks()
 const npm = (...args) => execFileSync('npm', args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
 const own = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const filename = `${own.name}-${own.version}.tgz`
@@ -72,14 +62,13 @@ if (publish) {
     if (readFileSync(sums, 'utf8') !== sumOf())
       throw new Error(`${filename} has another checksum than SHA256SUMS`)
   })
-  if (failed === 0)
+  if (count.failed === 0)
     check('npm publish', () => void npm('publish', tarball, '--provenance', '--access', 'public'))
   else console.log('Not published.')
 } else {
-  if (failed === 0 && !noTests) writeFileSync(sums, sumOf())
+  if (count.failed === 0 && !noTests) writeFileSync(sums, sumOf())
   console.log(
-    `A dry run: nothing was published. ${failed === 0 && !noTests ? sumOf().trim() : 'Not to be published either.'}`,
+    `A dry run: nothing was published. ${count.failed === 0 && !noTests ? sumOf().trim() : 'Not to be published either.'}`,
   )
 }
-console.log(`${passed} passed, ${failed} failed`)
-process.exitCode = failed === 0 ? 0 : 1
+end()

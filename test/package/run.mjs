@@ -16,6 +16,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { checks } from '../../scripts/checks.mjs'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 const root = join(here, '..', '..')
@@ -45,18 +46,7 @@ const KINDS = {
   notices: /^dist\/THIRD-PARTY-NOTICES\.txt$/,
 }
 
-let passed = 0
-let failed = 0
-function check(name, action) {
-  try {
-    const detail = action()
-    passed++
-    console.log(`ok      ${name}${detail ? ` (${detail})` : ''}`)
-  } catch (error) {
-    failed++
-    console.log(`FAILED  ${name}\n${error.stdout ?? ''}${error.stderr ?? ''}${error.message}`)
-  }
-}
+const { check, end } = checks()
 const npm = (cwd, ...args) =>
   execFileSync('npm', args, { cwd, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
 
@@ -252,5 +242,4 @@ try {
   rmSync(work, { recursive: true, force: true })
 }
 
-console.log(`${passed} passed, ${failed} failed`)
-process.exitCode = failed === 0 && passed > 0 ? 0 : 1
+end()

@@ -12,6 +12,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { connect } from 'node:tls'
 import { fileURLToPath } from 'node:url'
+import { checks } from '../../scripts/checks.mjs'
 import { findChromium, startChromium } from './chromium.mjs'
 
 const COMMAND = fileURLToPath(new URL('../../dist/dps-device.cjs', import.meta.url))
@@ -24,18 +25,7 @@ if (program === undefined) {
   process.exit(0)
 }
 
-let passed = 0
-let failed = 0
-async function check(name, work) {
-  try {
-    const detail = await work()
-    passed++
-    console.log(`ok      ${name}${detail ? `: ${detail}` : ''}`)
-  } catch (error) {
-    failed++
-    console.log(`FAILED  ${name}: ${error.message}`)
-  }
-}
+const { check, end } = checks()
 function expect(is, what) {
   if (!is) throw new Error(what)
 }
@@ -375,8 +365,7 @@ try {
   emulator.kill('SIGKILL')
 }
 
-console.log(`${passed} passed, ${failed} failed`)
-process.exitCode = failed === 0 ? 0 : 1
+end()
 
 /** In the page: the lowest contrast (WCAG 2.2, 1.4.3) of any text that is shown, against what is behind it. */
 function worstContrast() {

@@ -1,6 +1,6 @@
 // The packed tarball on other machines than this one: arm64 by emulation, musl where a Node built for it is to be had.
 // Never in CI's gate, since both need what is not everywhere; what is absent is said and skipped. Last line:
-// `N passed, N failed, N skipped`.
+// `N passed, N failed[, N skipped]`.
 //
 //     npm run test:platforms
 //     MUSL_NODE=/path/to/node npm run test:platforms
@@ -24,6 +24,7 @@ import {
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { checks } from '../../scripts/checks.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const work = mkdtempSync(join(tmpdir(), 'dps-platforms-'))
@@ -32,25 +33,7 @@ const app = join(work, 'app')
 const { NODE_EXTRA_CA_CERTS: _, NODE_OPTIONS: __, ...env } = process.env
 const quiet = { npm_config_update_notifier: 'false', npm_config_fund: 'false', npm_config_audit: 'false' }
 
-let passed = 0
-let failed = 0
-let skipped = 0
-function check(name, action) {
-  try {
-    const detail = action()
-    passed++
-    console.log(`ok      ${name}${detail ? ` (${detail})` : ''}`)
-    return true
-  } catch (error) {
-    failed++
-    console.log(`FAILED  ${name}\n${error.stdout ?? ''}${error.stderr ?? ''}${error.message}`)
-    return false
-  }
-}
-function skip(name, why) {
-  skipped++
-  console.log(`skipped ${name}: ${why}`)
-}
+const { check, skip, end } = checks()
 const npm = (cwd, ...args) =>
   execFileSync('npm', args, {
     cwd,
@@ -147,5 +130,4 @@ try {
   rmSync(work, { recursive: true, force: true })
 }
 
-console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`)
-process.exitCode = failed === 0 && passed > 0 ? 0 : 1
+end()
