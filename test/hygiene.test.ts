@@ -85,6 +85,16 @@ it('every file that CONTRIBUTING links to or names is there', () => {
   }
 })
 
+it('every lock file is one that updates are looked for of', () => {
+  const text = read('.github/dependabot.yml')
+  const folders = all(text, /director(?:y|ies): \[?([^\]\n]+)/g).flatMap((list) => list.split(', '))
+  const locked = readdirSync(fileURLToPath(root), { recursive: true, encoding: 'utf8' })
+    .filter((path) => /(^|\/)package-lock\.json$/.test(path) && !/node_modules\//.test(path))
+    .map((path) => `/${path.replace(/\/?package-lock\.json$/, '')}`)
+  expect(locked.length).toBeGreaterThan(2)
+  expect(folders).toEqual(expect.arrayContaining(locked))
+})
+
 it('a bug is reported with what doctor says', () => {
   expect(read('.github/ISSUE_TEMPLATE/bug.yml')).toMatch(
     /label: dps-device doctor --json\n[\s\S]*?required: true/,
