@@ -40,7 +40,8 @@ const KINDS = {
   'entry, with its types': /^dist\/(?:index|hub|factory|emulator|testing)\.(?:c|m|d\.c|d\.m)[jt]s$/,
   command: /^dist\/(?:dps-device|commands)\.cjs$/,
   'file that entries share': /^dist\/chunk-[A-Z0-9]{8}\.cjs$/,
-  'file that is loaded when it is used': /^dist\/(?:asn1|https|issuance|mqtt|mqtt-ws|rare|websocket)-[A-Z0-9]{8}\.cjs$/,
+  'file that is loaded when it is used':
+    /^dist\/(?:asn1|https|issuance|mqtt|mqtt-ws|rare|websocket)-[A-Z0-9]{8}\.cjs$/,
   'types that entries share': /^dist\/[a-z-]+-[\w-]{8}\.d\.cts$/,
   'bill of materials': /^dist\/sbom\.cdx\.json$/,
   notices: /^dist\/THIRD-PARTY-NOTICES\.txt$/,
