@@ -17,7 +17,8 @@ import { delayMs, pauseMs } from './registration/schedule.ts'
  *   the time since the first attempt; at least a minute or a sixteenth of `startDelayMs`, at most an hour.
  * - Where it, or the server's certificate, has been refused, since an operator may yet mend that: between a minute and five,
  *   doubled up to an hour. Never before `startDelayMs` is over; and where it has been throttled before, not before it has
- *   waited ten times as long as it had when that last happened, a day at most.
+ *   waited ten times as long as it had when that last happened, a day at most, and then at any time within what it
+ *   had waited at that time, a day at most.
  *
  * `retryAfterMs` is a floor. Each wait is told by an `attempt-failed` event.
  *

@@ -75,7 +75,8 @@ export function keepPairs(
     if (restMs > 0) throw failed(`did not answer before, and is asked again in ${Math.ceil(restMs / 1000)} s`)
     let hasAnswered = false
     let isLate = false
-    const working = work()
+    // One in JavaScript may give what it has, and no promise of it.
+    const working = Promise.resolve(work())
     const answered = (): void => {
       hasAnswered = true
       if (!isLate) return

@@ -1,5 +1,15 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { deriveDeviceKey } from '../../src/factory/index.ts'
 import { Bench, COMMAND, DEVICE_KEY, run } from './bench.ts'
@@ -325,6 +335,20 @@ describe('what is wrong with one row', () => {
     },
   )
 
+  test('is mended in a list that had the columns of --failed, as one row of that list', async () => {
+    const failed = bench.write(
+      'failed-5.csv',
+      'registrationId,symmetricKey,errorCode,errorMessage,errorRow\npress-0"s,,UNAUTHORIZED,no,\n',
+    )
+    const args = [...group, '--failed', failed, '--force']
+    expect((await run(many(failed, ...args))).code).toBe(10)
+    const kept = readFileSync(failed, 'utf8')
+    expect(kept).toContain('"press-0""s,,UNAUTHORIZED,no,"')
+    bench.write('failed-5.csv', kept.replace('press-0""s', 'press-0'))
+    expect(await run(many(failed, ...args))).toMatchObject({ code: 0, stderr: '' })
+    expect(registered()).toEqual(['press-0'])
+  })
+
   test('is not text: it is not registered with what stands for that', async () => {
     const list = bench.file('latin1.csv')
     writeFileSync(
@@ -401,6 +425,17 @@ describe('the file of --failed', () => {
     expect((await run(args)).code).toBe(10)
     expect(left().sort()).toEqual(others.sort())
     for (const name of others) rmSync(bench.file(name))
+  })
+
+  test('begins beside what looks like that, and cannot be removed', async () => {
+    const failed = bench.file('beside.csv')
+    const folder = `${failed}.999999999.tmp`
+    mkdirSync(folder)
+    const list = listed(`registrationId,symmetricKey\n${refused('press-0')}\n`)
+    expect(await run(many(list, '--failed', failed))).toMatchObject({ code: 10 })
+    expect(readFileSync(failed, 'utf8')).toContain('press-0')
+    expect(statSync(folder).isDirectory()).toBe(true)
+    rmdirSync(folder)
   })
 
   test('that the disk has no room for ends the run, and the one of before stays', async () => {

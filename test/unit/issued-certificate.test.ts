@@ -387,6 +387,20 @@ describe('the store', () => {
     await expectDpsError(foreign.load(), 'CREDENTIAL_UNREADABLE', 'config')
   })
 
+  it('that gives what it has, and no promise of it, is one too', async () => {
+    let bytes: Uint8Array | undefined
+    const store = {
+      read: () => bytes,
+      write: (next: Uint8Array) => {
+        bytes = next
+      },
+      remove: () => undefined,
+    } as unknown as AssignmentStore
+    expect(await over(store).status()).toMatchObject({ current: undefined, requested: false })
+    const serial = await renew(over(store))
+    expect(await inUse(over(store))).toBe(serial)
+  })
+
   it('that answers a write too late is given what has come since once more', async () => {
     const store = memoryStore()
     const certificate = over(store)

@@ -39,8 +39,8 @@ export class Failed {
       throw this.#failed('is there already', 'Remove it, name another, or give --force.')
     if (there?.isFile() === false)
       throw this.#failed('is no file', 'Only a file is replaced, no link, device or folder.')
+    removeStrays(path)
     this.#try(() => {
-      removeStrays(path)
       // It may hold keys, where the list does.
       this.#file = openSync(this.#partial, 'wx', 0o600)
     })
@@ -111,10 +111,19 @@ export class Failed {
 function removeStrays(path: string): void {
   const folder = dirname(path)
   const before = `${basename(path)}.`
-  for (const entry of readdirSync(folder)) {
+  // A folder that cannot be listed can be written to all the same, and what is another user's stays.
+  for (const entry of attempt(() => readdirSync(folder)) ?? []) {
     const pid = Number(entry.startsWith(before) && /^(\d{1,10})\.tmp$/.exec(entry.slice(before.length))?.[1])
     // In a container every process has had the same id: one of ours that is there is nobody's.
-    if (pid > 0 && (pid === process.pid || !isAlive(pid))) rmSync(join(folder, entry), { force: true })
+    if (pid > 0 && (pid === process.pid || !isAlive(pid))) attempt(() => rmSync(join(folder, entry)))
+  }
+}
+
+function attempt<R>(work: () => R): R | undefined {
+  try {
+    return work()
+  } catch {
+    return undefined
   }
 }
 

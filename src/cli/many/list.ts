@@ -76,8 +76,9 @@ export async function* readRows(
     }
     const { columns, separator } = format
     const own = columns.filter((name) => !REASON.includes(name as never))
+    // What was kept of it may come from a list that had those columns as well.
     const cells = attempt(text, begins, (row, isAll) =>
-      cellsOf(row, begins, isAll ? columns : own, separator),
+      cellsOf(row, begins, isAll ? [columns] : [own, columns], separator),
     )
     if (cells !== undefined) yield { line: begins, endsAt, ...cells }
   }
@@ -176,15 +177,16 @@ function headOf(text: string, as: string, known: readonly string[]): Format {
 function cellsOf(
   text: string,
   line: number,
-  columns: readonly string[],
+  layouts: readonly (readonly string[])[],
   separator: string,
 ): Cells | undefined {
   const cells = split(text, separator)
   if (cells === undefined) throw kit.usage(`line ${line}: its quotes do not match`)
   // As the table of many a program ends.
   if (cells.every((cell) => cell === '')) return undefined
-  if (cells.length !== columns.length)
-    throw kit.usage(`line ${line} has ${cells.length} cells, and there are ${columns.length} columns`)
+  const columns = layouts.find(({ length }) => length === cells.length)
+  if (columns === undefined)
+    throw kit.usage(`line ${line} has ${cells.length} cells, and there are ${layouts[0]!.length} columns`)
   return withoutEmpty(columns.map((name, i) => [name, cells[i]!]))
 }
 

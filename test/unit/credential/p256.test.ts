@@ -68,6 +68,9 @@ describe('the point of a private key', () => {
     ['with explicit parameters', () => run('ec', '-param_enc', 'explicit')],
     ['on P-384', () => openssl.key(['-algorithm', 'EC', '-pkeyopt', 'ec_paramgen_curve:P-384'])],
     ['of Ed25519', () => openssl.key(['-algorithm', 'ED25519'])],
+    ['in PKCS#8 that says it is SEC1', () => armour('EC PRIVATE KEY', derOf(device.key))],
+    ['in SEC1 that says it is PKCS#8', () => run('ec').replaceAll('EC PRIVATE', 'PRIVATE')],
+    ['of another label', () => armour('TSS2 PRIVATE KEY', derOf(device.key))],
     ['cut short', () => altered((der) => der.fill(0, 100)).slice(0, 90)],
   ])('%s is left to OpenSSL', (_, pem) => {
     const text = pem()
@@ -109,5 +112,10 @@ describe('x509', () => {
     expect(await keysOpenedBy({ cert: device.cert, key: other.key })).toEqual(['CREDENTIAL_KEY_MISMATCH', 1])
     const compressed = run('ec', '-conv_form', 'compressed')
     expect(await keysOpenedBy({ cert: device.cert, key: compressed })).toEqual(['loaded', 1])
+  })
+
+  it('says of a block under the wrong label that it cannot be read, before it is used', async () => {
+    const key = run('ec').replaceAll('EC PRIVATE', 'PRIVATE')
+    expect(await keysOpenedBy({ cert: device.cert, key })).toEqual(['CREDENTIAL_UNREADABLE', 1])
   })
 })

@@ -868,6 +868,21 @@ describe('options', () => {
     await (await boot(disk(), { credential })).sendTelemetry('x')
   })
 
+  it('of a connection that is cancelled as it begins, or closed twice, leave it too', async () => {
+    await start()
+    const on = disk()
+    const { credential } = options(on)
+    const cancel = new AbortController()
+    const onEvent = ({ type }: { type: string }) => {
+      if (type === 'connected') cancel.abort()
+    }
+    await boot(on, { credential, signal: cancel.signal, onEvent }).catch(() => undefined)
+    await expect
+      .poll(() => boot(on, { credential }).then((hub) => Promise.all([hub.close(), hub.close()])))
+      .toHaveLength(2)
+    await (await boot(on, { credential })).sendTelemetry('x')
+  })
+
   it('say when to renew', async () => {
     await start()
     await boot(disk(), { issuance: { curve: 'P-256', renewAt: 0.5 } })
