@@ -70,11 +70,13 @@ for (const [name, keyType] of [
     emulator.enrollments.addIndividual({ registrationId, attestation: { x509: { certificate: cert } } })
   }
 }
-const sas = { registrationId: 'bench-sas' }
-sas.key = emulators.atOnce.enrollments.addIndividual({ ...sas, attestation: { symmetricKey: {} } }).primaryKey
+const registrationId = 'bench-sas'
+const sasDevice = { registrationId, attestation: { symmetricKey: {} } }
+const { primaryKey: key } = emulators.atOnce.enrollments.addIndividual(sasDevice)
+const sas = { registrationId, key }
 emulators.onePoll.enrollments.addIndividual({
-  ...sas,
-  attestation: { symmetricKey: { primaryKey: sas.key } },
+  registrationId,
+  attestation: { symmetricKey: { primaryKey: key } },
 })
 
 /** As the service's own: an intermediate of 4096 bits, signatures with SHA-384. */
