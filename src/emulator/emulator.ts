@@ -1,6 +1,5 @@
 import { type Clock, MAX_TIMER_MS, systemClock } from '../clock.ts'
-import { DpsError } from '../errors.ts'
-import { checkNames, isObject } from './check.ts'
+import { checkNames, invalid, isObject } from './check.ts'
 import {
   EnrollmentBook,
   type EnrollmentGroup,
@@ -169,8 +168,6 @@ const UPPER_CASE_Z = 0x5a
 /** What DPS assigns, in any cloud: never the provisioning service itself. */
 const HUB_NAME = /\.azure-devices\.(?:net|cn|us)$/
 
-const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
-
 const OPTIONS = [
   'port',
   'address',
@@ -192,6 +189,9 @@ const OPTIONS = [
   'logSize',
   'onEvent',
 ] satisfies readonly (keyof EmulatorOptions)[]
+
+const isGroup = (enrollment: IndividualEnrollment | EnrollmentGroup): enrollment is EnrollmentGroup =>
+  isObject(enrollment) && 'groupId' in enrollment
 
 function checkOptions(options: EmulatorOptions): void {
   checkNames('what the emulator is started with', options, OPTIONS)
@@ -268,7 +268,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   const address = options.address ?? '127.0.0.1'
   const enrollments = new EnrollmentBook()
   for (const enrollment of options.enrollments ?? []) {
-    if (isObject(enrollment) && 'groupId' in enrollment) enrollments.addGroup(enrollment)
+    if (isGroup(enrollment)) enrollments.addGroup(enrollment)
     else enrollments.addIndividual(enrollment)
   }
   const pki = options.pki ?? (await createPki({ clock }))

@@ -1,6 +1,6 @@
 import { createHmac, randomBytes, timingSafeEqual, X509Certificate } from 'node:crypto'
 import { DpsError } from '../errors.ts'
-import { checkNames, isObject } from './check.ts'
+import { checkNames, invalid, isObject } from './check.ts'
 import { checkPolicy, type IssuancePolicy } from './issuance/authority.ts'
 
 /** Base64 keys of 16 to 64 bytes. Primary and secondary are equivalent; one that is left out is generated. */
@@ -118,8 +118,6 @@ export function generateSymmetricKey(): string {
 
 /** Letters, digits and `-` `.` `_` `:`, up to 128, the last a letter, a digit or `-`. */
 export const REGISTRATION_ID = /^[A-Za-z0-9\-._:]{0,127}[A-Za-z0-9-]$/
-
-const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
 
 function decodeKey(text: string, field: string): Buffer {
   const bytes = Buffer.from(`${text}`, 'base64')

@@ -1,6 +1,6 @@
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { DpsError } from '../errors.ts'
-import { checkNames } from './check.ts'
+import { checkNames, invalid } from './check.ts'
 import type { ScriptedOutcome, ServiceReply } from './service.ts'
 
 /**
@@ -327,8 +327,6 @@ export function actionName(action: AnyAction): string {
 
 const isList = (value: AnyAction | readonly AnyAction[]): value is readonly AnyAction[] =>
   Array.isArray(value)
-
-const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
 
 const isStatus = (value: number): boolean => Number.isInteger(value) && value >= 100 && value <= 999
 

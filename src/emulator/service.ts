@@ -1,5 +1,6 @@
 import { createHash, randomBytes, randomUUID, type X509Certificate } from 'node:crypto'
 import type { Clock } from '../clock.ts'
+import { isObject } from './check.ts'
 import {
   type AllocationRequest,
   deviceKeys,
@@ -604,10 +605,6 @@ function parseBody(
   return registrationId === session.registrationId
     ? fields
     : "The field 'registrationId' must equal the registration id that was authenticated."
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 export interface SasFields {

@@ -59,7 +59,8 @@ export async function* readRows(
       if (format !== 'jsonl') continue
     }
     if (format === 'jsonl') {
-      yield { line, endsAt, ...attempt(first.text, line, (text) => objectOf(text, line, known)) }
+      const row = attempt(first.text, line, (text) => objectOf(text, line, known))
+      if (row !== undefined) yield { line, endsAt, ...row }
       continue
     }
     const begins = line
@@ -77,24 +78,24 @@ export async function* readRows(
     const { columns, separator } = format
     const own = columns.filter((name) => !REASON.includes(name as never))
     // What was kept of it may come from a list that had those columns as well.
-    const cells = attempt(text, begins, (row, isAll) =>
-      cellsOf(row, begins, isAll ? [columns] : [own, columns], separator),
+    const row = attempt(text, begins, (one, isAll) =>
+      cellsOf(one, begins, isAll ? [columns] : [own, columns], separator),
     )
-    if (cells !== undefined) yield { line: begins, endsAt, ...cells }
+    if (row !== undefined) yield { line: begins, endsAt, ...row }
   }
 }
 
 /** @param read the cells that are not empty; undefined where there is nothing at all */
-function attempt<R extends Cells | undefined>(
+function attempt(
   text: string,
   line: number,
-  read: (text: string, isAll: boolean) => R,
-): Pick<Row, 'cells' | 'error' | 'unread'> | (R & undefined) {
+  read: (text: string, isAll: boolean) => Cells | undefined,
+): Pick<Row, 'cells' | 'error' | 'unread'> | undefined {
   let unread = text
   try {
     if (/[\0\uFFFD]/.test(text)) throw kit.usage(`line ${line} is not text in UTF-8`, NO_UTF8)
     const all = read(text, true)
-    if (all === undefined) return undefined as R & undefined
+    if (all === undefined) return undefined
     const cells = withoutReason(all)
     const kept = all[UNREAD]
     if (kept === undefined || Object.keys(cells).length > 0) return { cells }

@@ -1,5 +1,6 @@
 import { createHmac, randomUUID, timingSafeEqual, X509Certificate } from 'node:crypto'
 import { DpsError } from '../../errors.ts'
+import { invalid } from '../check.ts'
 import { type EnrollmentKeys, generateSymmetricKey, type SymmetricKeyAttestation } from '../enrollments.ts'
 import type { DeviceCredential, PresentedCertificate, RefusalReason, Registration } from '../service.ts'
 import { commonName, parseSas } from '../service.ts'
@@ -266,8 +267,6 @@ const MOST_DELIVERIES = 10
 const METHOD_TIMEOUT_MS = 30_000
 const NOT_ONLINE = 404_103
 const GATEWAY_TIMEOUT = 504_101
-
-const invalid = (message: string): DpsError => new DpsError('OPTION_INVALID', 'config', message)
 const keyOf = (hub: string, deviceId: string, moduleId: string | undefined): string =>
   JSON.stringify([hub.toLowerCase(), deviceId, moduleId ?? null])
 const emptyTwin = (): TwinDocument => ({

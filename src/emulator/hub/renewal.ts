@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../clock.ts'
+import { isObject } from '../check.ts'
 import type { EnrollmentBook } from '../enrollments.ts'
 import type { IssuancePolicy, IssuingAuthority } from '../issuance/authority.ts'
 import type { Csr } from '../issuance/csr.ts'
-import { isObject, type ServiceReply } from '../service.ts'
+import type { ServiceReply } from '../service.ts'
 import type { HubDevice, HubLink } from './hub.ts'
 
 // Renewal of an issued certificate through the hub (preview): a request is accepted with 202, and its answer follows.

@@ -1,6 +1,8 @@
 // A device twin as the hub keeps it, and its rules. No sockets.
 // https://learn.microsoft.com/azure/iot-hub/iot-hub-devguide-device-twins#device-twin-size
 
+import { isObject } from '../check.ts'
+
 /** Properties of one side, `$version` apart. */
 export type TwinProperties = Readonly<Record<string, unknown>>
 
@@ -22,9 +24,6 @@ const DEEPEST = 10
 // Control characters, `.`, `$` and space.
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what may not be in a name
 const NOT_IN_A_NAME = /[\u0000-\u001f\u0080-\u009f.$ ]/
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 export type PatchResult =
   | { readonly ok: true; readonly properties: TwinProperties }

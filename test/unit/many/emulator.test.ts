@@ -170,6 +170,16 @@ describe('a service that says no', () => {
 })
 
 describe('a crash between the answer and its line', () => {
+  /** What the service says of that device, of whom it has heard just now unless `body` says otherwise. */
+  function answerLookups(registrationId: string, body: object, times = 1): void {
+    const state = { registrationId, lastUpdatedDateTimeUtc: new Date().toISOString(), ...body }
+    emulator.faults.add({
+      at: 'lookup-reply',
+      times,
+      do: { reply: { status: 200, body: JSON.stringify(state) } },
+    })
+  }
+
   /** A journal whose last line, of the device that was assigned, never reaches the disk. */
   async function crashed(devices: readonly ManyDevice<string>[]): Promise<DeviceJournal> {
     const folder = mkdtempSync(join(tmpdir(), 'many-'))
@@ -221,20 +231,11 @@ describe('a crash between the answer and its line', () => {
   it('is not made good by a registration of long before', async () => {
     const devices = [await keyed('lost-4')]
     const store = await crashed(devices)
-    emulator.faults.add({
-      at: 'lookup-reply',
-      do: {
-        reply: {
-          status: 200,
-          body: JSON.stringify({
-            registrationId: 'lost-4',
-            status: 'assigned',
-            assignedHub: 'old.azure-devices.net',
-            deviceId: 'lost-4',
-            lastUpdatedDateTimeUtc: '2020-01-01T00:00:00Z',
-          }),
-        },
-      },
+    answerLookups('lost-4', {
+      status: 'assigned',
+      assignedHub: 'old.azure-devices.net',
+      deviceId: 'lost-4',
+      lastUpdatedDateTimeUtc: '2020-01-01T00:00:00Z',
     })
     const [result] = await all(provisionMany(devices, options({ store })))
     expect(result).toMatchObject({
@@ -247,20 +248,7 @@ describe('a crash between the answer and its line', () => {
     const devices = [await keyed('lost-5')]
     const store = await crashed(devices)
     const clock = testClock({ startMs: Date.now(), random: () => 0 })
-    emulator.faults.add({
-      at: 'lookup-reply',
-      times: 2,
-      do: {
-        reply: {
-          status: 200,
-          body: JSON.stringify({
-            registrationId: 'lost-5',
-            status: 'assigning',
-            lastUpdatedDateTimeUtc: new Date().toISOString(),
-          }),
-        },
-      },
-    })
+    answerLookups('lost-5', { status: 'assigning' }, 2)
     const [result] = await all(provisionMany(devices, options({ store, clock })))
     expect(result).toMatchObject({ source: 'lookup' })
     expect(clock.sleeps).toEqual([3000, 3000])
@@ -281,19 +269,7 @@ describe('a crash between the answer and its line', () => {
   it('has ended where the service says that it is disabled: it is registered once that is put right', async () => {
     const devices = [await keyed('lost-7')]
     const store = await crashed(devices)
-    emulator.faults.add({
-      at: 'lookup-reply',
-      do: {
-        reply: {
-          status: 200,
-          body: JSON.stringify({
-            registrationId: 'lost-7',
-            status: 'disabled',
-            lastUpdatedDateTimeUtc: new Date().toISOString(),
-          }),
-        },
-      },
-    })
+    answerLookups('lost-7', { status: 'disabled' })
     const [disabled] = await all(provisionMany(devices, options({ store })))
     expect(disabled!.error).toMatchObject({ code: 'REGISTRATION_DISABLED' })
     expect(await all(provisionMany(devices, options({ store })))).toMatchObject([{ source: 'register' }])
